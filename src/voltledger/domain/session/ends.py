@@ -1,0 +1,222 @@
+"""Ends: believed for this station's own sessions only, answered and kept in any case."""
+
+from dataclasses import replace
+from datetime import datetime
+
+import msgspec
+
+from voltledger.domain.billing.metering import StepKind, judge_step
+from voltledger.domain.events import (
+    Answer,
+    Authorization,
+    AuthorizationStatus,
+    EndReason,
+    Reading,
+    TransactionEnded,
+)
+from voltledger.domain.quantities import Wh
+from voltledger.domain.reconciliation.findings import Finding, FindingKind
+from voltledger.domain.session.book import StationBook
+from voltledger.domain.session.decision import Circumstances, Decision, FactState
+from voltledger.domain.session.metered import odd_step, take_readings
+from voltledger.domain.session.session import ChargingSession
+from voltledger.domain.session.states import Happening, Refused, State, apply
+from voltledger.domain.session.tokens import authorize
+
+EARLY_REASONS = frozenset(
+    {
+        EndReason.DE_AUTHORIZED,
+        EndReason.EMERGENCY_STOP,
+        EndReason.HARD_RESET,
+        EndReason.SOFT_RESET,
+        EndReason.IMMEDIATE_RESET,
+        EndReason.POWER_LOSS,
+        EndReason.POWER_QUALITY,
+        EndReason.REBOOT,
+        EndReason.UNLOCK_COMMAND,
+        EndReason.GROUND_FAULT,
+        EndReason.OVERCURRENT,
+        EndReason.TIMEOUT,
+    }
+)
+"""Reasons that mean that the driver did not get what was asked for."""
+
+
+def decide_ended(book: StationBook, event: TransactionEnded, now: Circumstances) -> Decision:
+    """A transaction is over: believed for this station's own sessions only, kept in any case.
+
+    Source: OCPP 1.6 §4.10: the end cannot be prevented, so it is always confirmed.
+    """
+    session = book.by_ref(event.transaction_ref)
+    if session is None and event.transaction_ref is None:
+        session = match_nameless_end(book, event)
+    answer = Answer(at=now.received_at, authorization=_end_authorization(book, event, now.received_at))
+    if session is None:
+        return _unmatched(book, event, now, answer)
+    happening = Happening.ENDED_EARLY if event.reason in EARLY_REASONS else Happening.ENDED_NORMALLY
+    state = apply(session.state, happening, concluded=session.concluded)
+    if isinstance(state, Refused):
+        return _ended_twice(session, event, answer)
+    return _end(session, event, state, now, answer)
+
+
+def match_nameless_end(book: StationBook, event: TransactionEnded) -> ChargingSession | None:
+    """The one session that an end with transaction 0 or -1 can mean, or None.
+
+    Candidates never had their identifier seen in a later frame, began before the end, and agree in
+    register and token. A replay of an end that is already recorded matches that session again.
+    """
+    replayed = [s for s in book.sessions.values() if _is_same_end(s, event)]
+    if replayed:
+        return replayed[0]
+    candidates = [s for s in book.running() if _could_end_by(s, event)]
+    return candidates[0] if len(candidates) == 1 else None
+
+
+def _is_same_end(session: ChargingSession, event: TransactionEnded) -> bool:
+    reported = not session.is_open and not session.concluded
+    return reported and session.ended_at == event.at.at and session.meter_stop_wh == event.register_wh
+
+
+def _could_end_by(session: ChargingSession, event: TransactionEnded) -> bool:
+    if session.id_confirmed or (session.started_at is not None and session.started_at > event.at.at):
+        return False
+    if event.evse_id is not None and event.evse_id != session.evse_id:
+        return False
+    if event.register_wh is not None and session.meter_start_wh is not None:
+        if event.register_wh < session.meter_start_wh:
+            return False
+    return event.token is None or session.token is None or event.token == session.token
+
+
+def _end(
+    session: ChargingSession, event: TransactionEnded, state: State, now: Circumstances, answer: Answer
+) -> Decision:
+    was_concluded = session.concluded
+    ended, findings = take_readings(session, event.readings, now.received_at)
+    ended, more = _take_final_register(ended, event)
+    ended = msgspec.structs.replace(
+        ended,
+        state=state,
+        ended_at=event.at.at,
+        stop_reason=event.reason.value,
+        started_at=ended.started_at or event.at.at,
+        power_w=None,
+        concluded=False,
+        estimated=False,
+        pending_until=None,
+    )
+    findings = (*findings, *more)
+    if was_concluded:
+        findings = (*findings, _corrected(session, ended))
+    return Decision(
+        answer=answer,
+        session_id=ended.id,
+        sessions=(ended,),
+        readings=event.readings,
+        settle=() if ended.suspect else (ended,),
+        findings=findings,
+    )
+
+
+def _take_final_register(
+    session: ChargingSession, event: TransactionEnded
+) -> tuple[ChargingSession, tuple[Finding, ...]]:
+    """Energy at the end: the final register decides, unless it cannot be true.
+
+    A final register between start and last reading wins over the readings (they were ahead of it
+    by rounding or by a fault; the driver is not charged for the difference). One below the start is
+    a reset or a placeholder: then what was measured stands.
+    """
+    final = event.register_wh
+    if final is None:
+        return session, ()
+    stopped = msgspec.structs.replace(session, meter_stop_wh=final)
+    if session.register_wh is None or session.register_at is None:
+        return msgspec.structs.replace(
+            stopped, meter_start_wh=final, register_wh=final, register_at=event.at.at
+        ), ()
+    step = judge_step(
+        before=session.register_wh,
+        before_at=session.register_at,
+        after=final,
+        after_at=max(event.at.at, session.register_at),
+    )
+    final_reading = Reading(at=event.at, context="Transaction.End", register_wh=final)
+    if step.kind is StepKind.JUMP:
+        return msgspec.structs.replace(stopped, suspect=True), (odd_step(session, final_reading, step),)
+    if step.kind is StepKind.RESET:
+        return _final_below_last(stopped, final), (odd_step(session, final_reading, step),)
+    return msgspec.structs.replace(
+        stopped, register_wh=final, register_at=event.at.at, energy_wh=Wh(session.energy_wh + step.energy_wh)
+    ), ()
+
+
+def _final_below_last(session: ChargingSession, final: Wh) -> ChargingSession:
+    if session.meter_start_wh is None or final < session.meter_start_wh or session.register_wh is None:
+        return session
+    excess = session.register_wh - final
+    return msgspec.structs.replace(session, energy_wh=Wh(max(0, session.energy_wh - excess)))
+
+
+def _ended_twice(session: ChargingSession, event: TransactionEnded, answer: Answer) -> Decision:
+    """A second end: answered, kept; the first stands. The same end under another name is no conflict."""
+    decision = Decision(answer=answer, session_id=session.id)
+    if _is_same_end(session, event):
+        return decision
+    finding = Finding(
+        kind=FindingKind.CONFLICTING_STOP,
+        key=f"conflicting_stop:{session.id}:{event.register_wh}:{event.at.at.isoformat()}",
+        summary=(
+            f"A second end of transaction {session.transaction_ref} says {event.register_wh} Wh; the first said "
+            f"{session.meter_stop_wh} Wh and stands for money. Check the station's meter."
+        ),
+        station_id=session.station_id,
+        evse_id=session.evse_id,
+        session_id=session.id,
+    )
+    return replace(decision, findings=(finding,), fact_state=FactState.CONFLICT)
+
+
+def _unmatched(book: StationBook, event: TransactionEnded, now: Circumstances, answer: Answer) -> Decision:
+    claimed = event.transaction_ref or "none"
+    finding = Finding(
+        kind=FindingKind.UNMATCHED_STOP,
+        key=f"unmatched_stop:{book.station_id}:{now.fact_key.hex()}",
+        summary=(
+            f"An end of a transaction ({claimed}) that is not one of this station's, or not just one of them. It was "
+            "answered and is kept in quarantine; attribute it to a session or dismiss it."
+        ),
+        station_id=book.station_id,
+        evse_id=event.evse_id,
+        evidence={
+            "transaction": claimed,
+            "register_wh": str(event.register_wh),
+            "at": event.at.at.isoformat(),
+            "reason": event.reason.value,
+        },
+    )
+    return Decision(answer=answer, findings=(finding,), fact_state=FactState.QUARANTINED)
+
+
+def _corrected(before: ChargingSession, after: ChargingSession) -> Finding:
+    return Finding(
+        kind=FindingKind.CORRECTED,
+        key=f"corrected:{before.id}:{before.settle_version}",
+        summary=(
+            f"The true end of transaction {before.transaction_ref} arrived after we had closed it: "
+            f"{before.energy_wh} Wh became {after.energy_wh} Wh. The difference is settled as a correction."
+        ),
+        station_id=before.station_id,
+        evse_id=before.evse_id,
+        session_id=before.id,
+    )
+
+
+def _end_authorization(book: StationBook, event: TransactionEnded, at: datetime) -> Authorization | None:
+    if event.token is None:
+        return None
+    record = book.tokens.get(event.token)
+    if record is None and any(s.token == event.token for s in book.sessions.values()):
+        return Authorization(status=AuthorizationStatus.ACCEPTED)
+    return authorize(record, at)

@@ -1,0 +1,172 @@
+"""Readings: which session they belong to, what they prove, when the paid amount is used up."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+import msgspec
+
+from voltledger.domain.billing.charges import paid_amount_used_up
+from voltledger.domain.billing.metering import Step, StepKind, judge_step
+from voltledger.domain.events import Answer, MeterReported, Reading
+from voltledger.domain.quantities import Wh
+from voltledger.domain.reconciliation.findings import Finding, FindingKind
+from voltledger.domain.session.book import StationBook
+from voltledger.domain.session.conclude import ask_to_stop, reopen
+from voltledger.domain.session.decision import Ask, Circumstances, Decision
+from voltledger.domain.session.money import hold_again
+from voltledger.domain.session.session import ChargingSession
+from voltledger.domain.session.states import Happening, Refused, apply
+
+
+def decide_metered(book: StationBook, event: MeterReported, now: Circumstances) -> Decision:
+    """Readings arrived: they belong to a running session, to an ended one, or to none that we know."""
+    answer = Answer(at=now.received_at)
+    session = find_metered(book, event)
+    if session is None:
+        return Decision(answer=answer, readings=event.readings)
+    if not session.is_running:
+        return _metered_after_end(book, session, event, now)
+    metered, findings = take_readings(session, event.readings, now.received_at)
+    if event.transaction_ref is not None and not metered.id_confirmed:
+        metered = msgspec.structs.replace(metered, id_confirmed=True)
+    metered, asks = _stop_when_used_up(metered, now.received_at)
+    return Decision(
+        answer=answer,
+        session_id=session.id,
+        sessions=(metered,),
+        readings=event.readings,
+        asks=asks,
+        findings=findings,
+    )
+
+
+def find_metered(book: StationBook, event: MeterReported) -> ChargingSession | None:
+    """The session that readings belong to; without a transaction, the one running on the EVSE.
+
+    Readings of EVSE 0 are the whole station's; they count for a session only if just one runs.
+    """
+    if event.transaction_ref is not None:
+        return book.by_ref(event.transaction_ref)
+    if event.evse_id:
+        return book.running_on(event.evse_id)
+    running = book.running()
+    return running[0] if len(running) == 1 else None
+
+
+def _metered_after_end(
+    book: StationBook, session: ChargingSession, event: MeterReported, now: Circumstances
+) -> Decision:
+    """Readings of an ended session are kept; only proof that it goes on reopens one that we closed."""
+    answer = Answer(at=now.received_at)
+    unchanged = Decision(answer=answer, session_id=session.id, readings=event.readings)
+    if not session.concluded or not _proves_running(session, event.readings):
+        return unchanged
+    state = apply(session.state, Happening.PROVEN_RUNNING, concluded=True)
+    if isinstance(state, Refused):
+        return unchanged
+    reopened, entries = hold_again(book, reopen(session, state))
+    metered, findings = take_readings(reopened, event.readings, now.received_at)
+    return Decision(
+        answer=answer,
+        session_id=session.id,
+        sessions=(metered,),
+        readings=event.readings,
+        entries=entries,
+        findings=(*findings, _reactivated(metered)),
+    )
+
+
+def _proves_running(session: ChargingSession, readings: Sequence[Reading]) -> bool:
+    """Whether a register went beyond the one at which we closed, after we closed."""
+    if session.register_wh is None or session.ended_at is None:
+        return False
+    return any(
+        r.register_wh is not None and r.register_wh > session.register_wh and r.at.at > session.ended_at
+        for r in readings
+    )
+
+
+def _reactivated(session: ChargingSession) -> Finding:
+    return Finding(
+        kind=FindingKind.REACTIVATED,
+        key=f"reactivated:{session.id}:{session.settle_version}",
+        summary=(
+            f"Transaction {session.transaction_ref} went on after we had closed it; its session is active again. "
+            "What was settled stays; the difference is settled at its true end."
+        ),
+        station_id=session.station_id,
+        evse_id=session.evse_id,
+        session_id=session.id,
+    )
+
+
+def take_readings(
+    session: ChargingSession, readings: Iterable[Reading], received_at: datetime
+) -> tuple[ChargingSession, tuple[Finding, ...]]:
+    """The session after believing what can be believed of some readings, in the order of their times."""
+    findings: list[Finding] = []
+    for reading in sorted(readings, key=lambda r: r.at.at):
+        session, step = _take_reading(session, reading)
+        if step is not None and step.kind in (StepKind.RESET, StepKind.JUMP):
+            findings.append(odd_step(session, reading, step))
+    return msgspec.structs.replace(session, heard_at=received_at), tuple(findings)
+
+
+def _take_reading(session: ChargingSession, reading: Reading) -> tuple[ChargingSession, Step | None]:
+    newer = session.register_at is None or reading.at.at >= session.register_at
+    power = reading.power_w if newer and reading.power_w is not None else session.power_w
+    soc = reading.soc_percent if newer and reading.soc_percent is not None else session.soc_percent
+    if reading.register_wh is None:
+        return msgspec.structs.replace(session, power_w=power, soc_percent=soc), None
+    if session.register_wh is None or session.register_at is None:
+        first = msgspec.structs.replace(
+            session,
+            meter_start_wh=reading.register_wh,
+            register_wh=reading.register_wh,
+            register_at=reading.at.at,
+            power_w=power,
+            soc_percent=soc,
+        )
+        return first, None
+    step = judge_step(
+        before=session.register_wh,
+        before_at=session.register_at,
+        after=reading.register_wh,
+        after_at=reading.at.at,
+    )
+    if step.kind is StepKind.LATE:
+        return session, step
+    stepped = msgspec.structs.replace(
+        session,
+        register_wh=reading.register_wh,
+        register_at=reading.at.at,
+        energy_wh=Wh(session.energy_wh + step.energy_wh),
+        power_w=power,
+        soc_percent=soc,
+    )
+    return stepped, step
+
+
+def odd_step(session: ChargingSession, reading: Reading, step: Step) -> Finding:
+    fell = step.kind is StepKind.RESET
+    return Finding(
+        kind=FindingKind.REGISTER_FELL if fell else FindingKind.IMPLAUSIBLE_ENERGY,
+        key=f"{'fell' if fell else 'jump'}:{session.id}:{reading.at.at.isoformat()}",
+        summary=(
+            f"The register {'fell' if fell else 'jumped'} to {reading.register_wh} Wh; that step is not counted as "
+            "energy. Compare the meter with the readings of this session."
+        ),
+        station_id=session.station_id,
+        evse_id=session.evse_id,
+        session_id=session.id,
+    )
+
+
+def _stop_when_used_up(session: ChargingSession, at: datetime) -> tuple[ChargingSession, tuple[Ask, ...]]:
+    """Asks the station to stop when what was paid is used up; asked once, repeated by the deadlines."""
+    if session.stop_requested_at is not None or session.transaction_ref is None:
+        return session, ()
+    if not paid_amount_used_up(energy=session.energy_wh, price=session.price, paid=session.available_minor):
+        return session, ()
+    stopping = msgspec.structs.replace(session, stop_requested_at=at, stop_attempts=1)
+    return stopping, (ask_to_stop(stopping, "paid amount used up"),)

@@ -1,0 +1,35 @@
+"""Money set aside when a session begins, or begins again."""
+
+import msgspec
+
+from voltledger.domain.ledger.entries import Entry
+from voltledger.domain.ledger.holds import hold_entry
+from voltledger.domain.quantities import Minor
+from voltledger.domain.session.book import StationBook
+from voltledger.domain.session.session import ChargingSession
+
+
+def hold_up_to(
+    book: StationBook, session: ChargingSession, amount: Minor, *, version: int
+) -> tuple[ChargingSession, tuple[Entry, ...]]:
+    """Sets aside `amount`, or what the user can spend of it; the session then has paid that much more."""
+    if session.user_id is None:
+        return session, ()
+    available = book.spendable.get(session.user_id, Minor(0))
+    taken = Minor(min(available, amount))
+    entry = hold_entry(
+        session_id=session.id,
+        user=session.user_id,
+        currency=session.price.currency,
+        amount=taken,
+        version=version,
+    )
+    if entry is None:
+        return session, ()
+    book.spendable[session.user_id] = Minor(available - taken)
+    return msgspec.structs.replace(session, paid_minor=Minor(session.paid_minor + taken)), (entry,)
+
+
+def hold_again(book: StationBook, session: ChargingSession) -> tuple[ChargingSession, tuple[Entry, ...]]:
+    """Sets aside once more what was given back when we closed a session that goes on after all."""
+    return hold_up_to(book, session, session.refunded_minor, version=session.settle_version + 1)

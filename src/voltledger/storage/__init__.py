@@ -1,0 +1,1 @@
+"""Where facts and books are kept: ports, and the stores behind them."""
