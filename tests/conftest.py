@@ -26,6 +26,14 @@ _TEMPLATE = "voltledger_template"
 _numbers = itertools.count(1)
 
 
+def pytest_configure() -> None:
+    """Says that the main thread has no event loop.
+
+    pytest-asyncio asks for the current one, and asyncio up to Python 3.13 would make one that nobody closes.
+    """
+    asyncio.set_event_loop(None)
+
+
 def embedded_postgres_bin() -> Path | None:
     """The PostgreSQL that the tests shall use, or None for the embedded one."""
     text = os.environ.get("VOLTLEDGER_TEST_POSTGRES_BIN")
@@ -37,10 +45,20 @@ def embedded_redis_server() -> str | None:
     return os.environ.get("VOLTLEDGER_TEST_REDIS_SERVER") or None
 
 
+def _fast_folder() -> str | None:
+    """Memory instead of a disk, where there is plenty: a database is cloned ten times faster there."""
+    try:
+        memory = os.statvfs("/dev/shm")
+    except OSError:
+        return None
+    roomy = memory.f_bavail * memory.f_frsize > 4 * 2**30 and not memory.f_flag & os.ST_NOEXEC
+    return "/dev/shm" if roomy and os.access("/dev/shm", os.W_OK) else None
+
+
 @pytest.fixture(scope="session")
 def _servers_folder() -> Iterator[Path]:
     """A short path that every user can enter: pytest's own folders are closed to the servers' user."""
-    folder = Path(tempfile.mkdtemp(prefix="voltledger-test-"))
+    folder = Path(tempfile.mkdtemp(prefix="voltledger-test-", dir=_fast_folder()))
     folder.chmod(0o711)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)

@@ -16,7 +16,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,11 @@ from voltledger.ocpp.structs import OcppStruct
 
 def schemas_of(folder: str) -> Iterator[tuple[str, Schema]]:
     """Each message of one version: its type name (`ResetRequest`) and its schema."""
-    spec = find_spec("ocpp")
-    if spec is None or spec.origin is None:
-        raise SystemExit("the package `ocpp` is missing: pip install -r requirements-dev.lock")
-    for path in sorted((Path(spec.origin).parent / folder / "schemas").glob("*.json")):
+    try:
+        package = Path(str(distribution("ocpp").locate_file("ocpp")))
+    except PackageNotFoundError:
+        raise SystemExit("the package `ocpp` is missing: pip install -r requirements-dev.lock") from None
+    for path in sorted((package / folder / "schemas").glob("*.json")):
         name = path.stem
         if not name.endswith(("Request", "Response")):
             name += "Request"
@@ -122,7 +123,10 @@ class Module:
         lines = []
         for member, rule in schema.get("properties", {}).items():
             lines.append(self.member(name, member, rule, parts, required=member in required))
-        self.classes[name] = [f"class {name}(OcppStruct, frozen=True, kw_only=True):", *(f"    {line}" for line in lines or ["pass"])]
+        self.classes[name] = [
+            f"class {name}(OcppStruct, frozen=True, kw_only=True):",
+            *(f"    {line}" for line in lines or ["pass"]),
+        ]
         return name
 
     def enum_type(self, name: str, schema: Schema) -> str:
@@ -144,9 +148,7 @@ class Module:
         self.classes[name] = [f"class {name}(StrEnum):", *lines]
         return name
 
-    def member(
-        self, owner: str, name: str, rule: Schema, parts: dict[str, Schema], *, required: bool
-    ) -> str:
+    def member(self, owner: str, name: str, rule: Schema, parts: dict[str, Schema], *, required: bool) -> str:
         """One line of a Struct."""
         python = snake(name)
         kind = self.type_of(owner, name, rule, parts)
@@ -172,7 +174,11 @@ class Module:
             case "string":
                 return self.text_type(owner, name, rule)
             case "integer":
-                bounds = [f"{key}={int(rule[at])}" for at, key in (("minimum", "ge"), ("maximum", "le")) if at in rule]
+                bounds = [
+                    f"{key}={int(rule[at])}"
+                    for at, key in (("minimum", "ge"), ("maximum", "le"))
+                    if at in rule
+                ]
                 return f"Annotated[int, Meta({', '.join(bounds)})]" if bounds else "int"
             case "number":
                 rules = {key: str(rule[key]) for key in ("minimum", "maximum", "multipleOf") if key in rule}
@@ -182,7 +188,9 @@ class Module:
             case "array":
                 item = self.type_of(owner, name, rule["items"], parts)
                 bounds = [
-                    f"{key}={rule[at]}" for at, key in (("minItems", "min_length"), ("maxItems", "max_length")) if at in rule
+                    f"{key}={rule[at]}"
+                    for at, key in (("minItems", "min_length"), ("maxItems", "max_length"))
+                    if at in rule
                 ]
                 return f"Annotated[list[{item}], Meta({', '.join(bounds)})]" if bounds else f"list[{item}]"
             case "object" if "properties" in rule:
@@ -252,14 +260,20 @@ def generate(output: str) -> str:
         lines += ["", "", *body]
     for table, suffix in (("REQUESTS", "Request"), ("RESPONSES", "Response")):
         lines += ["", "", f"{table}: Final[Mapping[str, type[OcppStruct]]] = {{"]
-        lines += [f'    "{name.removesuffix(suffix)}": {name},' for name in sorted(messages) if name.endswith(suffix)]
+        lines += [
+            f'    "{name.removesuffix(suffix)}": {name},'
+            for name in sorted(messages)
+            if name.endswith(suffix)
+        ]
         lines += ["}"]
     return "\n".join(lines) + "\n"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Writes or compares; exit status 1 says that something differs."""
-    parser = argparse.ArgumentParser(prog="python -m tools.generate_types", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.generate_types", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file differs")
     check = parser.parse_args(arguments).check
     differs = False

@@ -1,4 +1,4 @@
-"""Imports point inward. The rules are the table `MAY_IMPORT`; the checker reads source, it imports nothing."""
+"""Imports point inward. The rules are the table `MAY_IMPORT`; the checker only reads source."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ SOURCE = Path(__file__).parents[2] / "src"
 # Who may import what of ours. A part that is not named here may not be imported into a part that is.
 # Every part may import itself and the parts in EVERYWHERE, except where `domain` says otherwise.
 EVERYWHERE = {"errors", "config", "logs"}
+PORTS = ("storage.ports", "storage.errors")
 MAY_IMPORT: dict[str, set[str]] = {
     "domain": set(),
-    "services": {"domain", "storage.ports"},
+    "services": {"domain", *PORTS},
     "ocpp": {"domain"},
     "ocpp.v16": {"domain", "ocpp"},
     "ocpp.v2": {"domain", "ocpp"},
     "storage": {"domain"},
-    "gateway": {"services", "domain", "ocpp", "storage.ports"},
-    "sync": {"services", "domain", "storage.ports"},
-    "api": {"services", "domain", "storage.ports", "ocpp"},
-    "dashboard": {"services", "domain", "storage.ports", "api"},
+    "gateway": {"services", "domain", "ocpp", *PORTS},
+    "sync": {"services", "domain", *PORTS},
+    "api": {"services", "domain", *PORTS, "ocpp"},
+    "dashboard": {"services", "domain", *PORTS, "api"},
     "cli": {
         "services",
         "domain",
-        "storage.ports",
+        *PORTS,
         "bootstrap",
         "embedded",
         "simulator",
@@ -41,7 +42,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "logs": set(),
 }
-# `domain` is pure: it may use none of ours, not even the settings, and nothing that waits, guesses or looks around.
+# `domain` is pure: it may use none of ours, not even the settings, and nothing that waits,
+# guesses or looks around.
 PURE = "domain"
 IMPURE_MODULES = {
     "asyncio",
@@ -73,14 +75,14 @@ IMPURE_MODULES = {
     "websockets",
 }
 IMPURE_CALLS = {"now", "utcnow", "today", "uuid1", "uuid4", "uuid7", "open", "print", "input"}
-# Only `bootstrap` knows concrete storage. These folders are it, and `voltledger migrate` needs the runner alone.
+# Only `bootstrap` knows concrete storage, which is these folders; `migrate` needs the runner alone.
 CONCRETE_STORAGE = ("storage.postgres", "storage.redis", "storage.memory")
 MAY_KNOW_CONCRETE_STORAGE = {"bootstrap", "storage"}
 ALLOWED_EXCEPTIONS = {("cli", "storage.postgres.migrate")}
 
 
 def violations(module: str, source: str, *, is_package: bool = False) -> list[str]:
-    """What the source of `module` (`domain.session.decide`, without our package's name) does against the rules."""
+    """What the source of a module (`domain.session.decide`, without `voltledger`) does against the rules."""
     tree = ast.parse(source)
     return [*_import_violations(module, tree, is_package), *_impurities(module, tree)]
 

@@ -1,4 +1,4 @@
-"""Logs: one line an event, no secret in any of them, the user's signs, a file that several processes share."""
+"""Logs: one line an event, no secret in any of them, the user's signs, a file that processes share."""
 
 from __future__ import annotations
 
@@ -29,6 +29,11 @@ def start_logging(tmp_path: Path) -> Iterator[Start]:
         console = io.StringIO()
         environ.setdefault("VOLTLEDGER_LOG_FILE", str(tmp_path / "logs" / "ocpp-server.log"))
         logs.configure_logging(load_settings(environ), console=console)
+        # pytest's own handlers would keep the raw text, which xdist cannot send. pytest re-adds them.
+        root = logging.getLogger()
+        for handler in root.handlers[:]:
+            if not getattr(handler, "voltledger", False):
+                root.removeHandler(handler)
         return console
 
     level = logging.getLogger().level

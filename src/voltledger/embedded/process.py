@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import os
 import pwd
+import re
 import signal
 import subprocess
 import sys
@@ -192,7 +193,8 @@ def last_lines(log: Path, since: int, count: int = 3) -> str:
     except OSError:
         return "it left no log"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    telling = [line for line in lines if "FATAL" in line or "ERROR" in line or "# " in line] or lines
+    plain = [re.sub(r"^[0-9]{4}-[0-9-]+ [0-9:.]+ \S+ \[[0-9]+\] ", "", line) for line in lines]
+    telling = [line for line in plain if not line.endswith("database system is shut down")]
     return " / ".join(telling[-count:]) or "it wrote nothing"
 
 

@@ -34,7 +34,7 @@ class UnreadTime(datetime):
 def instant(value: datetime | None, received_at: datetime) -> Instant:
     """A station's time made safe; None (no time given) is the time of receipt, suspect.
 
-    Source: OCPP 1.6 §3.14; quirks 69-71.
+    Source: quirks 69-71.
     """
     if value is None:
         return Instant(at=received_at, suspect=True)

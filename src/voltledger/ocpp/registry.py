@@ -90,7 +90,11 @@ class Dialect:
         self.from_station: Final[Mapping[str, AnyFromStation]] = MappingProxyType(from_station)
         self.to_station: Final[Mapping[str, AnyToStation]] = MappingProxyType(to_station)
         self._strict = {
-            name: (msgspec.json.Decoder(declaration.request), declaration, name.encode() + b"\0")
+            name: (
+                msgspec.json.Decoder(declaration.request),
+                declaration,
+                hashlib.blake2b(name.encode() + b"\0", digest_size=16),
+            )
             for name, declaration in from_station.items()
         }
         self._tolerant = TolerantReader(tolerance)
@@ -114,13 +118,15 @@ class Dialect:
         except (ValueError, RecursionError):
             return self._read_tolerantly(declaration, prefix, payload, received_at)
         if declaration.delivery is not Delivery.TRANSACTIONAL:
-            return Inbound(declaration.to_event(request, received_at), declaration.delivery, None, declaration)
+            return Inbound(
+                declaration.to_event(request, received_at), declaration.delivery, None, declaration
+            )
         identity = declaration.identity
         content = request if identity is None else identity(request)
         return Inbound(
             declaration.to_event(request, received_at),
             declaration.delivery,
-            _digest(prefix + IDENTITY.encode(content)),
+            _digest(prefix, IDENTITY.encode(content)),
             declaration,
         )
 
@@ -160,7 +166,11 @@ class Dialect:
         )
 
     def _read_tolerantly(
-        self, declaration: AnyFromStation, prefix: bytes, payload: bytes | Raw, received_at: datetime
+        self,
+        declaration: AnyFromStation,
+        prefix: "hashlib.blake2b",
+        payload: bytes | Raw,
+        received_at: datetime,
     ) -> Inbound | Refusal:
         fact = declaration.delivery is Delivery.TRANSACTIONAL
         try:
@@ -168,14 +178,14 @@ class Dialect:
         except NotAnObject as problem:
             if not fact:
                 return Refusal(ErrorCode.FORMAT_VIOLATION, str(problem))
-            event = FactUnreadable(action=declaration.name, problem=str(problem))
-            return Inbound(event, declaration.delivery, _digest(prefix + bytes(payload)), declaration)
+            unread = FactUnreadable(action=declaration.name, problem=str(problem))
+            return Inbound(unread, declaration.delivery, _digest(prefix, bytes(payload)), declaration)
         if notes.lacking and not fact:
             return Refusal(ErrorCode.OCCURRENCE_CONSTRAINT_VIOLATION, f"{notes.lacking[0]} is missing")
         key = None
         if fact:
             content = request if declaration.identity is None else declaration.identity(request)
-            key = _digest(prefix + IDENTITY.encode(content))
+            key = _digest(prefix, IDENTITY.encode(content))
         event = declaration.to_event(request, received_at)
         return Inbound(event, declaration.delivery, key, declaration, tuple(notes.codes))
 
@@ -186,8 +196,10 @@ def _declare(table: dict[str, Any], declaration: AnyFromStation | AnyToStation) 
     table[declaration.name] = declaration
 
 
-def _digest(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=16).digest()
+def _digest(prefix: "hashlib.blake2b", content: bytes) -> bytes:
+    digest = prefix.copy()
+    digest.update(content)
+    return digest.digest()
 
 
 def encode_payload(message: OcppStruct) -> bytes:
@@ -285,7 +297,10 @@ def _broken_rule(rules: Mapping[str, str], value: Decimal, path: str) -> str | N
         return f"Expected a number >= {rules['minimum']} - at `{path}`"
     if "maximum" in rules and value > Decimal(rules["maximum"]):
         return f"Expected a number <= {rules['maximum']} - at `{path}`"
-    if "multipleOf" in rules and value.normalize() != value.quantize(Decimal(rules["multipleOf"])).normalize():
+    if (
+        "multipleOf" in rules
+        and value.normalize() != value.quantize(Decimal(rules["multipleOf"])).normalize()
+    ):
         return f"Expected a multiple of {rules['multipleOf']} - at `{path}`"
     return None
 
@@ -297,7 +312,7 @@ def _plain(payload: bytes | Raw) -> Any:
     except (ValueError, RecursionError):
         pass
     try:
-        return json.loads(exact_json(forgiving_json(payload)), parse_int=lambda digits: _whole(digits))
+        return json.loads(exact_json(forgiving_json(payload)), parse_int=_whole)
     except (ValueError, RecursionError):
         return None
 

@@ -403,7 +403,7 @@ class UnknownReply(msgspec.Struct, frozen=True, kw_only=True):
 class Conversation:
     """Our side of one connection: the calls we sent and what became of them.
 
-    At most `limit` calls are unanswered at a time (OCPP-J 1.6 §4.1.1; OCPP 2.1 Part 4 §4.1.2).
+    At most `limit` calls are unanswered at a time (OCPP-J 1.6 §4.1.1).
     Calls that timed out are remembered, the last `memory` of them, so that a late reply is known
     for what it is and can never complete a newer call.
     """

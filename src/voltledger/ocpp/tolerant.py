@@ -25,9 +25,7 @@ from msgspec import Raw, inspect
 from voltledger.ocpp.clock import UnreadTime, parse_time
 from voltledger.ocpp.rpc import exact_json, forgiving_json
 from voltledger.ocpp.structs import OcppStruct
-
-TEXT_LIMIT: Final = 10_240
-"""Characters kept of a text that should be shorter."""
+from voltledger.ocpp.text import TEXT_LIMIT
 
 NOTES_LIMIT: Final = 16
 ITEMS_LIMIT: Final = 20_000
@@ -41,7 +39,7 @@ class Tolerance:
     """A version's tables: other spellings of enumerations, and values for what is missing."""
 
     aliases: Mapping[type[Enum], Mapping[str, Enum]] = field(default_factory=dict)
-    defaults: Mapping[type[OcppStruct], Mapping[str, Any]] = field(default_factory=dict)
+    defaults: Mapping[type[msgspec.Struct], Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

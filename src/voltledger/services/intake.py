@@ -12,13 +12,13 @@ import asyncio
 import random
 import zlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 import msgspec
-import structlog
 
+from voltledger.logs import get_logger, log_failure
 from voltledger.domain.events import (
     Answer,
     Booted,
@@ -53,7 +53,7 @@ from voltledger.storage.ports import (
     StrayReading,
 )
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 MAX_BATCH = 400
 MAX_REPEATS = 5
@@ -98,30 +98,28 @@ class Committed:
 
 
 class IdSource:
-    """Fresh identifiers for decisions: session ids from memory, transaction numbers from blocks."""
+    """Fresh identifiers for decisions: session ids from memory, transaction ids from reserved blocks."""
 
     def __init__(
         self,
         *,
         new_session_id: Callable[[], SessionId],
-        reserve: Callable[[int], "asyncio.Future[list[int]]"] | Callable[[int], object],
-        as_ref: Callable[[int], TransactionRef],
+        reserve: Callable[[int], Awaitable[list[TransactionRef]]],
         block: int = 200,
     ) -> None:
         self.new_session_id = new_session_id
         self._reserve = reserve
-        self._as_ref = as_ref
         self._block = block
-        self._numbers: deque[int] = deque()
+        self._refs: deque[TransactionRef] = deque()
 
     async def ensure(self, count: int) -> None:
         """Makes sure that `count` transaction ids can be drawn without waiting."""
-        while len(self._numbers) < count:
-            self._numbers.extend(await self._reserve(max(self._block, count)))  # type: ignore[misc]
+        while len(self._refs) < count:
+            self._refs.extend(await self._reserve(max(self._block, count)))
 
     def draw_ref(self) -> TransactionRef:
         """The next transaction id; `ensure` first."""
-        return self._as_ref(self._numbers.popleft())
+        return self._refs.popleft()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -206,7 +204,7 @@ class Intake:
             await self._record_patiently(batch)
         except Exception as error:
             if isinstance(error, StoreUnavailable | StoreContention):
-                log.error("facts not recorded in time", facts=len(batch), problem=str(error))
+                log_failure(log, "facts not recorded in time", facts=len(batch), problem=str(error))
                 _refuse(batch)
             elif len(batch) > 1:
                 for one in batch:
@@ -268,7 +266,7 @@ class Intake:
     async def _keep_poison(self, waiting: _Waiting, error: Exception) -> None:
         """T1': our own code failed on this fact; it is kept raw and answered all the same."""
         fact = waiting.fact
-        log.error("a fact made our code fail; kept raw", station=fact.station_id, action=fact.action, exc_info=error)
+        log_failure(log, "a fact made our code fail; kept raw", station=fact.station_id, action=fact.action, exc_info=error)
         try:
             await self._ids.ensure(1)
             response = fact.encode(
@@ -279,7 +277,7 @@ class Intake:
         except AlreadyRecorded:
             await self._settle_batch([waiting])
         except Exception as second:
-            log.error("a fact could not even be kept raw", station=fact.station_id, exc_info=second)
+            log_failure(log, "a fact could not even be kept raw", station=fact.station_id, exc_info=second)
             _refuse([waiting])
         else:
             _resolve(waiting, response)

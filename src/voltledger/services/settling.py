@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-import structlog
 
+from voltledger.logs import get_logger, log_failure
 from voltledger.domain.ledger.settlement import Settlement, settle
 from voltledger.domain.session.session import ChargingSession
 from voltledger.storage.errors import StoreContention, StoreUnavailable
 from voltledger.storage.ports import DueSettlement, SettlementStore, SettlementWork
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class Settling:
             except Exception as error:
                 if due is None:
                     raise
-                log.error("settlement failed", session=str(due.session_id), exc_info=error)
+                log_failure(log, "settlement failed", session=str(due.session_id), exc_info=error)
                 await self._store.put_off(due, f"{type(error).__name__}: {error}"[:500])
                 continue
             if due is None:

@@ -1,8 +1,8 @@
 """One WebSocket of a station: the handshake, and the ways in which a socket can go away."""
 
-import ssl
 from base64 import b64encode
 from dataclasses import dataclass
+from ssl import SSLContext
 from urllib.parse import quote
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -21,7 +21,7 @@ class Address:
     station: str
     password: str | None = None
     subprotocol: str = "ocpp1.6"
-    ssl: ssl.SSLContext | None = None
+    tls: SSLContext | None = None
     open_timeout_s: float = 10.0
 
     @property
@@ -46,7 +46,7 @@ async def open_socket(address: Address) -> ClientConnection:
         user_agent_header="voltledger-simulator",
         compression=None,
         proxy=None,
-        ssl=address.ssl if address.url.startswith("wss") else None,
+        ssl=address.tls if address.url.startswith("wss") else None,
         open_timeout=address.open_timeout_s,
         ping_interval=None,
         close_timeout=1.0,

@@ -1,16 +1,16 @@
 """Many stations in one process, and the one function a command line needs.
 
-A fleet ends when every station has done its sessions and delivered what it had to say, when its time is over, or
-when it is told to stop; in the last two cases the running sessions are stopped and reported first.
+A fleet ends when every station has done its sessions and delivered what it had to say, when its time is over,
+or when it is told to stop; in the last two cases the running sessions are stopped and reported first.
 """
 
 import asyncio
-import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
+from ssl import SSLContext
 
 from voltledger.simulator.behaviour import Behaviours
 from voltledger.simulator.connection import Address
@@ -69,7 +69,7 @@ class FleetConfig:
     drain_s: float = 10.0  # how long the end waits for answers
     progress: Progress | None = None
     progress_every_s: float = 0.5
-    ssl: ssl.SSLContext | None = None
+    tls: SSLContext | None = None
 
 
 class Fleet:
@@ -87,7 +87,7 @@ class Fleet:
         Raises:  whatever broke a station's task: that is a fault of the simulator.
         """
         self._began = time.monotonic()
-        known = last_registers(self.config.journal) if Path(self.config.journal).exists() else {}
+        known = last_registers(self.config.journal)
         with Journal(self.config.journal) as journal:
             self.runners = {
                 settings.station: self._new_runner(settings, journal)
@@ -181,7 +181,7 @@ class Fleet:
             url=config.url,
             station=settings.station,
             password=_password(config.passwords, settings.station),
-            ssl=config.ssl,
+            tls=config.tls,
         )
         delay_s = Random(f"{config.seed}/{settings.station}/ramp").uniform(0.0, config.ramp_s)
         return StationRunner(
@@ -202,7 +202,7 @@ def station_names(count: int, prefix: str = "SIM") -> list[str]:
 def fleet_settings(
     config: FleetConfig, *, registers: Mapping[tuple[str, int], int] | None = None
 ) -> list[StationSettings]:
-    """The settings of each station of a fleet: the template, with its name, tokens and known registers. Pure."""
+    """The settings of each station of a fleet: the template, with its name, tokens and known registers."""
     names = config.stations
     if isinstance(names, int):
         names = station_names(names, config.prefix)
@@ -267,7 +267,7 @@ async def simulate(
     progress: Progress | None = None,
     progress_every_s: float = 0.5,
     stop: asyncio.Event | None = None,
-    ssl: ssl.SSLContext | None = None,
+    tls: SSLContext | None = None,
 ) -> FleetProgress:
     """Stations that charge, misbehave and lose power; the entry for a command line.
 
@@ -275,8 +275,8 @@ async def simulate(
     `sessions_per_station` and `duration_s` it runs until `stop` is set or the task is cancelled.
 
     Shapes: `tokens` 1..n; with at least one per connector of the fleet, each connector has its own.
-    Units:  `session_s`, `idle_s`, `sample_interval_s` in simulated seconds, `time_scale` of them in a real one;
-            the rest in real seconds.
+    Units:  `session_s`, `idle_s`, `sample_interval_s` in simulated seconds, `time_scale` of them in a real
+            one; the rest in real seconds.
     Effects: sockets, and the journal, which is continued if it exists.
     Raises: ValueError for settings that make no sense.
     """
@@ -308,6 +308,6 @@ async def simulate(
         duration_s=duration_s,
         progress=progress,
         progress_every_s=progress_every_s,
-        ssl=ssl,
+        tls=tls,
     )
     return await run_fleet(config, stop or asyncio.Event())

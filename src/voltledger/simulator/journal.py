@@ -199,6 +199,8 @@ def true_sessions(path: Path | str) -> list[TrueSession]:
 def last_registers(path: Path | str) -> dict[tuple[str, int], int]:
     """The last known register of each (station, connector), so that a later run continues its meters."""
     registers: dict[tuple[str, int], int] = {}
+    if not Path(path).exists():
+        return registers
     for line in read_journal(path):
         if line.connector is not None and line.register_wh is not None:
             registers[line.station, line.connector] = line.register_wh

@@ -168,7 +168,7 @@ class StationRunner:
         return self.address if password == self.address.password else replace(self.address, password=password)
 
     def _backoff_s(self, failures: int) -> float:
-        full = min(self._reconnect_max_s, self._reconnect_s * 2 ** min(failures - 1, 20))
+        full = min(self._reconnect_max_s, self._reconnect_s * 2.0 ** min(failures - 1, 20))
         return full * self._jitter.uniform(0.5, 1.5)
 
     def _connect_failed(self, error: BaseException) -> None:
@@ -208,19 +208,21 @@ class StationRunner:
             pass
 
     async def _double(self, take_over: bool) -> None:
-        """A second connection beside the first; the loser is left open for a moment, as broken networks do."""
+        """A second connection beside the first; the loser stays open for a moment, as in broken networks."""
         first = self._socket
         try:
             second = await open_socket(self._current_address())
         except CONNECT_ERRORS as error:
             self._connect_failed(error)
             return
+        taken_over = take_over and first is not None and self._socket is first
         try:
-            if take_over and first is not None and self._socket is first:
+            if taken_over and first is not None:
                 self._note(Kind.CONNECTED, reason="second socket, taken over")
                 self._socket = second
                 await asyncio.sleep(0.3)
                 abort(first)
+                self._note(Kind.DISCONNECTED, reason="first socket, left behind")
                 await second.wait_closed()
             else:
                 self._note(Kind.CONNECTED, reason="second socket, idle")
@@ -228,6 +230,8 @@ class StationRunner:
         finally:
             if self._socket is not second:
                 abort(second)
+                if not taken_over:
+                    self._note(Kind.DISCONNECTED, reason="second socket, idle")
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -1,11 +1,11 @@
 """One charging station as a value that is told what happens and says what it does. OCPP 1.6J.
 
 No socket, no clock, no task: `advance`, `opened`, `closed` and `received` take the time as an argument and
-return effects in the order in which the shell must perform them. The same seed and the same inputs give the same
-effects.
+return effects in the order in which the shell must perform them. The same seed and the same inputs give the
+same effects.
 
-The rules it keeps: a register only grows; transaction messages leave in the order in which they became true, are
-kept while offline and are given up only after the last counted attempt; every such step is noted.
+The rules it keeps: a register only grows; transaction messages leave in the order in which they became true,
+are kept while offline and are given up only after the last counted attempt; every such step is noted.
 """
 
 from collections import deque

@@ -7,13 +7,14 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
-from voltledger.domain.events import Booted, Reading, StatusReported
-from voltledger.domain.identifiers import SessionId, StationId, TokenValue, TransactionRef
+from voltledger.domain.events import Booted, ConnectorStatus, Reading, StatusReported
+from voltledger.domain.identifiers import SessionId, StationId, TokenValue, TransactionRef, UserId
+from voltledger.domain.quantities import Minor, Wh
 from voltledger.domain.ledger.entries import Entry
 from voltledger.domain.ledger.settlement import Settled, Settlement
 from voltledger.domain.reconciliation.findings import Finding
 from voltledger.domain.session.book import Policy, StationBook
-from voltledger.domain.session.connectors import StationStatus
+from voltledger.domain.session.connectors import ConnectorRecord, StationStatus
 from voltledger.domain.session.decision import Ask, FactState
 from voltledger.domain.session.session import ChargingSession
 
@@ -164,8 +165,8 @@ class FactStore(Protocol):
     def unit_of_work(self) -> AbstractAsyncContextManager[FactWork]:
         """Begins one. Raises StoreUnavailable when the store is away."""
 
-    async def reserve_transaction_numbers(self, count: int) -> list[int]:
-        """Numbers behind transaction ids, never given twice."""
+    async def reserve_transaction_refs(self, count: int) -> list[TransactionRef]:
+        """Transaction ids, never given twice and not to be guessed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,3 +208,70 @@ class SettlementStore(Protocol):
 
     async def put_off(self, due: DueSettlement, problem: str) -> None:
         """Tries a settlement that failed again later."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueuedCommand:
+    """A command that waits for its station; `neutral` ones are the domain's, to be translated."""
+
+    id: UUID
+    station_id: StationId
+    session_id: UUID | None
+    neutral: bool
+    action: str
+    payload: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Payer:
+    """A user whose money is to be set aside."""
+
+    user_id: UserId
+    currency: str
+    spendable: Minor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrphanCandidate:
+    """A connector that charges, or whose meter rises, while no session runs on it."""
+
+    station_id: StationId
+    evse_id: int
+    connector_id: int
+    status: ConnectorStatus | None
+    status_since: datetime | None
+    status_at: datetime | None
+    connected_since: datetime | None
+    transaction_ref: TransactionRef | None
+    first_wh: Wh | None
+    last_wh: Wh | None
+    first_at: datetime | None
+    last_at: datetime | None
+
+    @property
+    def energy_wh(self) -> int:
+        """Energy that flowed outside any session, as far as meters told."""
+        return 0 if self.first_wh is None or self.last_wh is None else self.last_wh - self.first_wh
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StationOverview:
+    """A station and what its one status follows from."""
+
+    station_id: StationId
+    status: str
+    derived_status: str
+    out_of_order: bool
+    connected: bool
+    running: bool
+    connectors: tuple[ConnectorRecord, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StationAccess:
+    """What admission needs to know of a station; `station_id` is its registered spelling."""
+
+    station_id: StationId
+    password_hash: str | None
+    security_profile: int
+    disabled: bool

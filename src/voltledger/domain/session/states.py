@@ -35,7 +35,6 @@ class Happening(StrEnum):
     NOT_STARTED = "not started"  # start refused by the station, or its deadline passed
     GHOST_CLOSED = "ghost closed"  # the reconciler closed it on evidence
     SUPERSEDED = "superseded"  # another transaction began on the same connector
-    STOPPED_BY_FORCE = "stopped by force"  # the station does not stop; taken out of order
     PROVEN_RUNNING = "proven running"  # after we closed it, its register went on
 
 
@@ -51,14 +50,12 @@ NEXT: dict[tuple[State, Happening], State] = {
     (State.ONGOING, Happening.ENDED_EARLY): State.TERMINATED,
     (State.ONGOING, Happening.GHOST_CLOSED): State.GHOST,
     (State.ONGOING, Happening.SUPERSEDED): State.TERMINATED,
-    (State.ONGOING, Happening.STOPPED_BY_FORCE): State.TERMINATED,
     (State.ORPHANED, Happening.STARTED): State.ONGOING,
     (State.ORPHANED, Happening.METERED): State.ORPHANED,
     (State.ORPHANED, Happening.ENDED_NORMALLY): State.COMPLETED,
     (State.ORPHANED, Happening.ENDED_EARLY): State.TERMINATED,
     (State.ORPHANED, Happening.GHOST_CLOSED): State.GHOST,
     (State.ORPHANED, Happening.SUPERSEDED): State.TERMINATED,
-    (State.ORPHANED, Happening.STOPPED_BY_FORCE): State.TERMINATED,
     # The true end of a session that we had closed ourselves: corrected, once.
     (State.GHOST, Happening.ENDED_NORMALLY): State.COMPLETED,
     (State.GHOST, Happening.ENDED_EARLY): State.TERMINATED,

@@ -9,7 +9,15 @@ import asyncpg
 import msgspec
 
 from voltledger.domain.events import AuthorizationStatus, ConnectorStatus, Reading
-from voltledger.domain.identifiers import OrganizationId, SessionId, StationId, TokenValue, UserId
+from voltledger.domain.identifiers import (
+    OrganizationId,
+    SessionId,
+    StationId,
+    TokenValue,
+    TransactionRef,
+    UserId,
+    transaction_ref,
+)
 from voltledger.domain.quantities import Minor, Price
 from voltledger.domain.session.book import Policy, StationBook, Terms
 from voltledger.domain.session.connectors import ConnectorRecord
@@ -45,6 +53,7 @@ class PostgresFactStore:
         self._currency = currency
         self._fee_percent = fee_percent
         self._new_id = new_id
+        self._transaction_key: bytes | None = None
 
     @asynccontextmanager
     async def unit_of_work(self) -> AsyncIterator["PostgresFactWork"]:
@@ -59,10 +68,13 @@ class PostgresFactStore:
         except CONTENTION as error:
             raise StoreContention(describe(error)) from error
 
-    async def reserve_transaction_numbers(self, count: int) -> list[int]:
-        """Numbers from the sequence; those never used are gaps, as normal."""
+    async def reserve_transaction_refs(self, count: int) -> list[TransactionRef]:
+        """Ids behind numbers of the sequence; those never used are gaps, as normal."""
         async with self._database.connection() as connection:
-            return [row[0] for row in await connection.fetch(SQL["transaction_numbers"], count)]
+            if self._transaction_key is None:
+                self._transaction_key = await connection.fetchval(SQL["transaction_key"])
+            numbers = [row[0] for row in await connection.fetch(SQL["transaction_numbers"], count)]
+        return [transaction_ref(number, self._transaction_key or b"") for number in numbers]
 
 
 class PostgresFactWork:

@@ -48,7 +48,7 @@ class Database:
     def __init__(self, dsn: str, *, size: int = 8, role: str | None = APP_ROLE) -> None:
         self._dsn = dsn
         self._size = size
-        self._role = role
+        self.role = role
         self._pool: Any = None
         self.available = False
 
@@ -58,7 +58,8 @@ class Database:
         return self._dsn
 
     async def open(self) -> None:
-        """Prepares the pool; connects to nothing yet."""
+        """Prepares the pool; connects to nothing yet. Opened again, it works in the present `role`."""
+        older = self._pool
         settings = {
             "application_name": "voltledger",
             "synchronous_commit": "on",
@@ -67,8 +68,8 @@ class Database:
             "idle_in_transaction_session_timeout": "20000",
             "TimeZone": "UTC",
         }
-        if self._role is not None:
-            settings["role"] = self._role
+        if self.role is not None:
+            settings["role"] = self.role
         self._pool = await asyncpg.create_pool(
             self._dsn,
             min_size=0,
@@ -77,8 +78,9 @@ class Database:
             command_timeout=15,
             max_inactive_connection_lifetime=120,
             server_settings=settings,
-            init=_prepare,
         )
+        if older is not None:
+            older.terminate()
 
     async def close(self) -> None:
         """Closes all connections; waits a little for those in use, then cuts them."""
@@ -113,10 +115,6 @@ class Database:
     def in_use(self) -> int:
         """How many connections are busy now."""
         return 0 if self._pool is None else int(self._pool.get_size() - self._pool.get_idle_size())
-
-
-async def _prepare(connection: Connection) -> None:
-    """Numbers come as they are; JSON comes as text that the caller decodes when it needs it."""
 
 
 def describe(error: BaseException) -> str:

@@ -105,12 +105,18 @@ class PostgresSettlementWork:
         await self._connection.execute(
             SQL["feed_insert"], ["settled"], [session.station_id], [session.id], [_news(session, settled)]
         )
+        await self._connection.execute(SQL["findings_repaired"], session.id)
         await self.done(due)
 
 
 def _clear(session: ChargingSession) -> str:
     return msgspec.json.encode(
-        {"station": session.station_id, "evse": session.evse_id, "until": session.ended_at}
+        {
+            "station": session.station_id,
+            "evse": session.evse_id,
+            "session": str(session.id),
+            "until": session.heard_at.isoformat() if session.heard_at else "",
+        }
     ).decode()
 
 

@@ -67,6 +67,9 @@ CREATE TABLE station (
   created_at timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 80);
 
+-- Stations differ in letter case from one handshake to the next: one spelling each, whatever its case.
+CREATE UNIQUE INDEX station_one_spelling ON station (lower(id));
+
 -- Which node holds a station's socket. The epoch only ever rises: it fences commands and presence, never facts.
 CREATE TABLE station_owner (
   station_id text PRIMARY KEY REFERENCES station (id) ON DELETE CASCADE,

@@ -158,3 +158,7 @@ SELECT * FROM unnest($1::text[], $2::text[], $3::uuid[], $4::jsonb[])
 -- name: transaction_numbers
 -- Takes a block of the numbers behind transaction ids.
 SELECT nextval('transaction_number') FROM generate_series(1, $1)
+
+-- name: transaction_key
+-- The installation's key, which makes transaction ids unguessable.
+SELECT transaction_key FROM installation

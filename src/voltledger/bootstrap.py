@@ -1,0 +1,587 @@
+"""Puts the program together: the one file that knows every concrete class.
+
+A `Node` is one running server: listeners, loops and workers on one event loop. It starts when
+PostgreSQL or Redis are away, says so in `/health`, and heals by itself.
+"""
+
+import asyncio
+import contextlib
+import secrets
+import socket
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import uuid_utils
+
+from voltledger import __version__
+from voltledger.api.app import create_app
+from voltledger.api.server import serve_http
+from voltledger.config import Settings
+from voltledger.domain.events import Booted, StatusReported, TransactionEnded, TransactionStarted
+from voltledger.domain.identifiers import SessionId, StationId
+from voltledger.domain.quantities import Minor
+from voltledger.domain.session.book import Policy
+from voltledger.errors import UserFacingError
+from voltledger.gateway.commands import StationCommands
+from voltledger.gateway.connection import ConnectionServices, StationConnection
+from voltledger.gateway.registry import ConnectionRegistry
+from voltledger.gateway.server import StationListener
+from voltledger.logs import get_logger, log_failure, log_ocpp, log_orphan, log_success, log_sync
+from voltledger.metrics import Metrics
+from voltledger.services.admission import Admission
+from voltledger.services.catalog import Catalog
+from voltledger.services.frontdesk import FrontDesk
+from voltledger.services.intake import Committed, IdSource, InboundFact, Intake
+from voltledger.services.live import LiveFeed
+from voltledger.services.prepaid import PrepaidService
+from voltledger.services.runtime import Health, Runtime
+from voltledger.services.settling import SettledSession, Settling
+from voltledger.services.sync import DatabaseSyncService, Step, SyncPolicy
+from voltledger.storage.errors import SchemaMismatch, StoreUnavailable
+from voltledger.storage.ports import FrameRecord
+from voltledger.storage.postgres.catalog import PostgresCatalogStore
+from voltledger.storage.postgres.facts import PostgresFactStore
+from voltledger.storage.postgres.live import PostgresLive
+from voltledger.storage.postgres.migrate import migrate
+from voltledger.storage.postgres.outbox import PostgresOutbox
+from voltledger.storage.postgres.pool import APP_ROLE, AWAY, Database, can_take_role, describe
+from voltledger.storage.postgres.settlements import PostgresSettlementStore
+from voltledger.storage.postgres.sync import PostgresSyncStore
+from voltledger.storage.redis.cache import Cache, CachedEvent, connect
+from voltledger.sync.loops import Loop, Scheduler
+from voltledger.sync.workers import Worker, relay_work, settle_work
+
+log = get_logger(__name__)
+
+MAX_FRAMES_WAITING = 10_000
+
+
+def new_id() -> UUID:
+    """A version 7 UUID: sorts by time of creation."""
+    return UUID(bytes=uuid_utils.uuid7().bytes)
+
+
+def new_token() -> str:
+    """A token for one remote start: 16 characters, since firmware exists that overruns 20."""
+    return "VL" + "".join(secrets.choice("ABCDEFGHJKMNPQRSTVWXYZ23456789") for _ in range(14))
+
+
+def utc_now() -> datetime:
+    """The clock of the shells."""
+    return datetime.now(UTC)
+
+
+async def prepare_database(dsn: str) -> str | None:
+    """Migrates and returns the role to work in.
+
+    Raises: UserFacingError for an address that cannot work, StoreUnavailable while the server is away.
+    """
+    try:
+        applied = await migrate(dsn)
+    except (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError) as error:
+        raise UserFacingError(f"PostgreSQL refuses the user of DATABASE_URL ({error}): correct user or password") from error
+    except asyncpg.InvalidCatalogNameError as error:
+        raise UserFacingError(f"DATABASE_URL names a database that does not exist ({error}): create it first") from error
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise UserFacingError(
+            f"the user of DATABASE_URL may not create tables ({error}): grant it CREATE on the schema"
+        ) from error
+    except (ValueError, asyncpg.InterfaceError) as error:
+        raise UserFacingError(f"DATABASE_URL is not usable ({error}): postgresql://user:password@host:5432/name") from error
+    except AWAY as error:
+        raise StoreUnavailable(describe(error)) from error
+    if applied:
+        log_success(log, "database migrated", versions=list(applied))
+    return APP_ROLE if await can_take_role(dsn) else None
+
+
+class Node:
+    """One running server."""
+
+    def __init__(
+        self, settings: Settings, *, dsn: str, redis_socket: str | None = None, redis_password: str | None = None
+    ) -> None:
+        self.settings = settings
+        self.node = f"{socket.gethostname()}:{settings.ocpp}"
+        self.metrics = Metrics()
+        self.live = LiveFeed()
+        self.database = Database(dsn, size=settings.pool_size)
+        self.cache = Cache(
+            connect(
+                socket_path=redis_socket,
+                host=settings.redis_host,
+                port=settings.redis_port,
+                password=redis_password if redis_socket else settings.redis_password,
+            ),
+            node=self.node,
+        )
+        self.ocpp_port = 0
+        self.stopping = asyncio.Event()
+        self._prepared = asyncio.Event()
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._frames: list[FrameRecord] = []
+        self._gauges: tuple[int, dict[str, int], dict[str, int]] = (0, {}, {})
+        self._build()
+
+    # --- what is made of what -----------------------------------------------------------------
+
+    def _build(self) -> None:
+        settings = self.settings
+        policy = Policy(local_hold=Minor(settings.local_hold_minor), heartbeat_s=settings.heartbeat_s)
+        priced: dict[str, Any] = {"currency": settings.currency, "fee_percent": settings.platform_fee_percent}
+        facts = PostgresFactStore(self.database, **priced, new_id=new_id)
+        self.store = PostgresLive(self.database)
+        self.sync_store = PostgresSyncStore(self.database, **priced, policy=policy, new_id=new_id)
+        ids = IdSource(new_session_id=lambda: SessionId(new_id()), reserve=facts.reserve_transaction_refs)
+        self.intake = Intake(
+            facts,
+            ids,
+            policy,
+            hold_s=settings.hold_s,
+            on_committed=self._committed,
+            on_commit_size=self.metrics.batch_size.observe,
+        )
+        self.frontdesk = FrontDesk(self.store, heartbeat_s=settings.heartbeat_s)
+        self.registry = ConnectionRegistry(self.store, self.node, utc_now, self._presence_changed)
+        self.commands = StationCommands(
+            self.store,
+            self.registry,
+            node=self.node,
+            timeout_s=settings.call_timeout_s,
+            new_id=new_id,
+            on_outcome=self._command_done,
+        )
+        self.settling = Worker(
+            "settle", settle_work(Settling(PostgresSettlementStore(self.database)), self._settled)
+        )
+        self.relay = Worker(
+            "relay", relay_work(PostgresOutbox(self.database), {"clear_events": self._clear_events})
+        )
+        self.prepaid = PrepaidService(
+            self.sync_store,
+            self.commands,
+            self.registry,
+            now=utc_now,
+            new_id=new_id,
+            new_token=new_token,
+            pending_for=timedelta(seconds=settings.pending_start_s),
+            wake=self._wake_workers,
+        )
+        self.sync = DatabaseSyncService(
+            self.sync_store,
+            self.commands,
+            _sync_policy(settings),
+            now=utc_now,
+            new_id=new_id,
+            wake=self._wake_workers,
+        )
+        self.scheduler = Scheduler(
+            self.sync_store, self._loops(), node=self.node, now=utc_now, on_run=self._loop_ran
+        )
+        self.catalog = Catalog(
+            PostgresCatalogStore(self.database), ocpp=settings.ocpp, currency=settings.currency
+        )
+        self.runtime = Runtime(
+            catalog=self.catalog,
+            commands=self.commands,
+            presence=self.registry,
+            prepaid=self.prepaid,
+            status=_StatusOf(self),
+            settings=settings,
+            live=self.live,
+        )
+        self.metrics.add_counted(self._figures)
+
+    def _loops(self) -> list[Loop]:
+        settings = self.settings
+        return [
+            Loop(name="database", period_s=settings.sync_interval_s, offset_s=0, work=self._run_database_sync),
+            Loop(
+                name="orphans",
+                period_s=settings.orphan_interval_s,
+                offset_s=settings.orphan_interval_s * 0.29,
+                work=self._run_orphans,
+            ),
+            Loop(
+                name="cleanup",
+                period_s=settings.cleanup_interval_s,
+                offset_s=settings.cleanup_interval_s * 0.0127,
+                work=self._run_cleanup,
+            ),
+        ]
+
+    # --- life -------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Listens and begins to work. Raises UserFacingError when it can be known at once that it cannot."""
+        with contextlib.suppress(StoreUnavailable):
+            await self._prepare()
+        if not self._prepared.is_set():
+            log_failure(log, "the database is away; serving without it until it is back")
+            await self.database.open()
+        self.intake.start()
+        listener = StationListener(
+            Admission(self.store),
+            self.registry,
+            ConnectionServices(
+                intake=self.intake,
+                frontdesk=self.frontdesk,
+                now=utc_now,
+                first_frame=self._first_frame,
+                keep_frame=self._keep_frame,
+                count=self._count,
+            ),
+            unknown_status=self.settings.unknown_station_status,
+            max_frame_bytes=self.settings.max_frame_bytes,
+            ping_s=self.settings.ping_s,
+        )
+        self.listener = listener
+        http_ready = asyncio.Event()
+        http = asyncio.create_task(
+            serve_http(
+                create_app(self.runtime),
+                self.settings.http.host,
+                self.settings.http.port,
+                http_ready,
+                self.stopping,
+            ),
+            name="http",
+        )
+        await _first(http, http_ready.wait())
+        try:
+            self.ocpp_port = await listener.start(self.settings.ocpp.host, self.settings.ocpp.port)
+        except UserFacingError:
+            self.stopping.set()
+            await http
+            raise
+        self._tasks = [http, *(asyncio.create_task(work, name=name) for name, work in self._background())]
+        log_success(log, "serving", http=str(self.settings.http), ocpp=str(self.settings.ocpp), version=__version__)
+
+    def _background(self) -> Iterable[tuple[str, Any]]:
+        return (
+            ("prepare", self._keep_preparing()),
+            ("frames", self._write_frames()),
+            ("cache", self.cache.run()),
+            ("watch", self._watch()),
+            ("deadlines", self._deadlines()),
+            ("commands", self._when_prepared(self.commands.run)),
+            ("settle", self._when_prepared(self.settling.run)),
+            ("relay", self._when_prepared(self.relay.run)),
+            ("sync", self._when_prepared(self.scheduler.run)),
+        )
+
+    async def stop(self) -> None:
+        """Stops in order: no new facts, those that wait are recorded, then the rest."""
+        await self.listener.stop()
+        await self.intake.stop()
+        self.stopping.set()
+        for task in self._tasks[1:]:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with contextlib.suppress(StoreUnavailable):
+            await self._flush_frames()
+        await self.cache.flush()
+        await self.cache.close()
+        await self.database.close()
+        log_success(log, "stopped")
+
+    async def _prepare(self) -> None:
+        role = await prepare_database(self.database.dsn)
+        self.database.role = role
+        await self.database.open()
+        await self.store.recover_node(self.node)
+        self._prepared.set()
+
+    async def _keep_preparing(self) -> None:
+        """Migrates as soon as a database that was away at the start is back."""
+        while not self._prepared.is_set():
+            await asyncio.sleep(1)
+            try:
+                await self._prepare()
+            except StoreUnavailable:
+                continue
+            except (UserFacingError, SchemaMismatch) as error:
+                log_failure(log, str(error))
+                await asyncio.sleep(10)
+
+    async def _when_prepared(self, work: Callable[[], Awaitable[None]]) -> None:
+        await self._prepared.wait()
+        await work()
+
+    # --- what happens -----------------------------------------------------------------------------
+
+    async def _first_frame(self, connection: StationConnection) -> None:
+        await self.registry.take_over(connection)
+        self.commands.wake()
+
+    def _presence_changed(self, station_id: StationId, connected: bool) -> None:
+        self.metrics.stations_connected.set(len(self.registry.connected()))
+        log_ocpp(log, "station connected" if connected else "station disconnected", station=station_id)
+        if self.live.watched:
+            self.live.publish({"kind": "presence", "station": station_id, "connected": connected})
+
+    def _committed(self, committed: Sequence[Committed]) -> None:
+        wake = False
+        for one in committed:
+            if one.repeated:
+                log_ocpp(log, "repeated", station=one.fact.station_id, action=one.fact.action)
+                continue
+            self._note(one)
+            decision = one.decision
+            if decision is not None and (decision.settle or decision.asks):
+                wake = True
+            if decision is not None:
+                for finding in decision.findings:
+                    self.metrics.findings.labels(finding.kind.value).inc()
+                    log_orphan(log, finding.summary, finding=finding.kind.value, station=finding.station_id)
+        if wake:
+            self._wake_workers()
+
+    def _note(self, one: Committed) -> None:
+        """Tells cache, log and watchers of a recorded fact."""
+        fact, decision = one.fact, one.decision
+        session = decision.sessions[-1] if decision is not None and decision.sessions else None
+        evse = session.evse_id if session is not None else (getattr(fact.event, "evse_id", None) or 0)
+        self.cache.note(
+            CachedEvent(
+                station_id=fact.station_id,
+                evse_id=evse,
+                kind=fact.action,
+                at=fact.received_at,
+                session="" if session is None else str(session.id),
+            )
+        )
+        if isinstance(fact.event, StatusReported):
+            self.cache.note_status(fact.station_id, fact.event.evse_id, fact.event.status.value, fact.received_at)
+        if isinstance(fact.event, StatusReported | Booted | TransactionStarted | TransactionEnded):
+            log_ocpp(log, fact.action, station=fact.station_id, **_telling(fact))
+        if session is not None and self.live.watched:
+            self.live.publish(
+                {
+                    "kind": "reading",
+                    "session": str(session.id),
+                    "station": fact.station_id,
+                    "status": session.state.value,
+                    "energy_wh": session.energy_wh,
+                    "power_w": None if session.power_w is None else float(session.power_w),
+                }
+            )
+
+    def _settled(self, settled: Sequence[SettledSession]) -> None:
+        for one in settled:
+            figures, currency = one.settlement.settled, one.session.price.currency
+            self.metrics.settlements.inc()
+            if figures.version == 1 and figures.refund:
+                self.metrics.refunds.labels(currency).inc(figures.refund)
+            log_success(
+                log,
+                "settled",
+                session=str(one.session.id),
+                energy_wh=one.session.energy_wh,
+                cost_minor=figures.cost,
+                refund_minor=figures.refund,
+                currency=currency,
+            )
+        self.relay.wake()
+
+    async def _command_done(self, queued: Any, outcome: Any) -> None:
+        await self.prepaid.after_command(queued, outcome)
+
+    async def _clear_events(self, payload: Any) -> bool:
+        return await self.cache.clear_events(
+            payload["station"], payload["evse"], payload["session"], payload["until"]
+        )
+
+    def _wake_workers(self) -> None:
+        self.settling.wake()
+        self.commands.wake()
+        self.relay.wake()
+
+    def _count(self, version: str, action: str, direction: str) -> None:
+        self.metrics.messages.labels(version, action if len(action) <= 50 else "other", direction).inc()
+
+    # --- loops --------------------------------------------------------------------------------------
+
+    async def _run_database_sync(self) -> str:
+        await self.registry.claim_missing()
+        seen = {
+            station: info.last_frame_at
+            for station, info in self.registry.connected().items()
+            if info.last_frame_at is not None
+        }
+        steps = await self.sync.sync_database(seen)
+        await self.cache.set_owners(list(seen))
+        drifted = await self.cache.rebuild_statuses(await self._recorded_statuses())
+        self._tell(steps)
+        return f"{len(seen)} connected, {len(steps)} changed, {len(drifted)} cache entries mended"
+
+    async def _recorded_statuses(self) -> dict[str, dict[str, str]]:
+        return {
+            station.station_id: {str(c.evse_id): c.status.value for c in station.connectors}
+            for station in await self.sync_store.stations_overview()
+            if station.connectors
+        }
+
+    async def _run_orphans(self) -> str:
+        steps = await self.sync.find_orphans_and_ghosts()
+        self._tell(steps)
+        return f"{len(steps)} repaired" if steps else "nothing to repair"
+
+    async def _run_cleanup(self) -> str:
+        retention = timedelta(seconds=self.settings.event_retention_s)
+        rows = await self.sync_store.clean_up(retention)
+        events = await self.cache.trim(utc_now() - retention)
+        return f"{rows} rows and {events} cached events removed"
+
+    async def _deadlines(self) -> None:
+        """Every few seconds: starts that never happened, stops that were not obeyed."""
+        await self._prepared.wait()
+        while True:
+            try:
+                await self.prepaid.expire_pending()
+                self._tell(await self.sync.press_stops())
+            except StoreUnavailable:
+                pass
+            except Exception as error:
+                log_failure(log, "deadlines failed", exc_info=error)
+            await asyncio.sleep(3)
+
+    def _tell(self, steps: Sequence[Step]) -> None:
+        for step in steps:
+            log_sync(log, step.what, station=step.station_id, session=str(step.session_id or ""), why=step.why)
+            if "ghost" in step.what:
+                self.metrics.findings.labels("ghost").inc()
+            elif "orphan" in step.what or "reactivate" in step.what:
+                self.metrics.findings.labels("orphaned").inc()
+
+    def _loop_ran(self, loop: str, duration_s: float) -> None:
+        self.metrics.sync_duration.labels(loop).observe(duration_s)
+
+    async def _watch(self) -> None:
+        """Keeps what `/health` and `/metrics` say fresh, and tells when something went away or came back."""
+        while True:
+            if self._prepared.is_set():
+                with contextlib.suppress(StoreUnavailable):
+                    self._gauges = await self.sync_store.gauges()
+            await self.cache.ping()
+            self.metrics.redis_memory.set(self.cache.memory_bytes)
+            self.metrics.pool_in_use.set(self.database.in_use)
+            self.metrics.journal_facts.set(self.intake.waiting)
+            await asyncio.sleep(1)
+
+    # --- frames that are no facts ---------------------------------------------------------------------
+
+    def _keep_frame(self, frame: FrameRecord) -> None:
+        if len(self._frames) < MAX_FRAMES_WAITING:
+            self._frames.append(frame)
+
+    async def _write_frames(self) -> None:
+        while True:
+            await asyncio.sleep(0.5)
+            try:
+                await self._flush_frames()
+            except StoreUnavailable:
+                continue
+            except Exception as error:
+                log_failure(log, "frames not kept", exc_info=error)
+
+    async def _flush_frames(self) -> None:
+        if not self._frames or not self._prepared.is_set():
+            return
+        frames, self._frames = self._frames, []
+        try:
+            await self.store.keep_frames(frames)
+        except StoreUnavailable:
+            self._frames = (frames + self._frames)[:MAX_FRAMES_WAITING]
+            raise
+
+    # --- status -----------------------------------------------------------------------------------------
+
+    def health(self) -> Health:
+        """See `services.runtime.Status`."""
+        database = self._prepared.is_set() and self.database.available
+        active, findings, _ = self._gauges
+        return Health(
+            status="ok" if database and self.cache.available else "degraded",
+            database="ok" if database else "down",
+            redis="ok" if self.cache.available else "down",
+            stations_connected=len(self.registry.connected()),
+            sessions_active=active,
+            sync=self.scheduler.health,
+            findings_open=sum(findings.values()),
+            journal=self.intake.waiting,
+            version=__version__,
+        )
+
+    def ready(self) -> bool:
+        """See `services.runtime.Status`."""
+        return self._prepared.is_set() and self.database.available and not self.stopping.is_set()
+
+    def metrics_text(self) -> bytes:
+        """The figures in Prometheus' text format."""
+        return self.metrics.expose()
+
+    def _figures(self) -> Iterable[tuple[str, str, dict[str, float], str]]:
+        active, findings, sessions = self._gauges
+        kinds = {kind: float(findings.get(kind, 0)) for kind in ("orphaned", "ghost", *findings)}
+        return (
+            ("voltledger_sessions_active", "Sessions that we believe run.", {"": float(active)}, ""),
+            ("voltledger_findings_open", "Findings that wait for a person.", kinds, "kind"),
+            ("voltledger_sessions_total", "Sessions by status.", {k: float(v) for k, v in sessions.items()}, "status"),
+        )
+
+
+class _StatusOf:
+    """What the API asks about a node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def health(self) -> Health:
+        """The figures of `/health`."""
+        return self._node.health()
+
+    def ready(self) -> bool:
+        """Whether new work should come here."""
+        return self._node.ready()
+
+    def metrics(self) -> bytes:
+        """The Prometheus text."""
+        return self._node.metrics_text()
+
+
+def _sync_policy(settings: Settings) -> SyncPolicy:
+    return SyncPolicy(
+        ghost_grace=timedelta(seconds=settings.ghost_grace_s),
+        orphan_grace=timedelta(seconds=settings.orphan_grace_s),
+        reactivate_window=timedelta(seconds=settings.reactivate_window_s),
+        stop_retries=settings.stop_retries,
+        stop_patience=timedelta(seconds=min(60.0, max(5.0, settings.call_timeout_s * 2))),
+        answer_s=min(10.0, settings.call_timeout_s),
+    )
+
+
+def _telling(fact: InboundFact) -> dict[str, Any]:
+    event = fact.event
+    if isinstance(event, StatusReported):
+        return {"connector": event.evse_id, "status": event.status.value}
+    if isinstance(event, TransactionStarted):
+        return {"connector": event.evse_id, "register_wh": event.register_wh}
+    if isinstance(event, TransactionEnded):
+        return {"transaction": event.transaction_ref, "register_wh": event.register_wh, "reason": event.reason.value}
+    if isinstance(event, Booted):
+        return {"vendor": event.vendor, "model": event.model}
+    return {}
+
+
+async def _first(task: "asyncio.Task[Any]", event: Awaitable[Any]) -> None:
+    """Waits for an event, or for the failure of the task that should set it."""
+    waiting = asyncio.ensure_future(event)
+    await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if task.done():
+        await task
+

@@ -1,0 +1,257 @@
+"""Prepaid charging: money set aside and the station asked to start, in one unit of work."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+from uuid import UUID
+
+import msgspec
+
+from voltledger.logs import get_logger
+from voltledger.domain.commands import StartCharging, StopCharging
+from voltledger.domain.errors import CurrencyMismatch, InsufficientFunds, InvalidInput, NotFound, NotPossibleNow
+from voltledger.domain.identifiers import SessionId, StationId, TokenValue, UserId, normal_token
+from voltledger.domain.ledger.entries import Entry
+from voltledger.domain.ledger.holds import hold_entry
+from voltledger.domain.quantities import Minor
+from voltledger.domain.reconciliation.findings import Finding, FindingKind
+from voltledger.domain.session.book import Terms
+from voltledger.domain.session.conclude import conclude
+from voltledger.domain.session.decision import Ask
+from voltledger.domain.session.session import ChargingSession, Origin
+from voltledger.domain.session.states import Happening, State
+from voltledger.services.runtime import CallOutcome, Commands, Presence
+from voltledger.storage.ports import Changes, Payer, QueuedCommand
+
+log = get_logger(__name__)
+
+MAX_AMOUNT_MINOR = 100_000_000_00
+
+
+class SessionWork(Protocol):
+    """One unit of work over sessions that we act on ourselves."""
+
+    async def terms_of(self, station_id: StationId) -> tuple[Terms, int] | None:
+        """What a session at a station is priced by, and its number of connectors."""
+
+    async def payer(self, user_id: UserId) -> Payer | None:
+        """A user and what they can spend, locked."""
+
+    async def busy(self, station_id: StationId, evse_id: int) -> bool:
+        """Whether a session is open on an EVSE."""
+
+    async def session(self, session_id: SessionId) -> ChargingSession | None:
+        """A session, locked."""
+
+    async def overdue(self, now: datetime) -> list[ChargingSession]:
+        """Sessions whose start is overdue, locked."""
+
+    async def save(self, changes: Changes) -> None:
+        """Writes everything."""
+
+
+class SessionStore(Protocol):
+    """Where sessions are changed by us."""
+
+    def session_work(self) -> AbstractAsyncContextManager[SessionWork]:
+        """Begins a unit of work."""
+
+
+class PrepaidService:
+    """Starts and stops sessions for users; see `services.runtime.Prepaid`."""
+
+    def __init__(
+        self,
+        store: SessionStore,
+        commands: Commands,
+        presence: Presence,
+        *,
+        now: Callable[[], datetime],
+        new_id: Callable[[], UUID],
+        new_token: Callable[[], str],
+        pending_for: timedelta,
+        wake: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._commands = commands
+        self._presence = presence
+        self._now = now
+        self._new_id = new_id
+        self._new_token = new_token
+        self._pending_for = pending_for
+        self._wake = wake
+
+    async def start(
+        self,
+        *,
+        station_id: str,
+        connector: int,
+        user_id: str,
+        amount_minor: int,
+        token: str | None,
+        key: str | None,
+    ) -> UUID:
+        """Sets the amount aside and asks the station to start; the session waits as PENDING.
+
+        Effects: one session, one hold and one queued command, in one unit of work.
+        Raises: InvalidInput, NotFound, CurrencyMismatch, InsufficientFunds, NotPossibleNow.
+        """
+        if not 0 < amount_minor <= MAX_AMOUNT_MINOR:
+            raise InvalidInput("amount_minor", f"must be between 1 and {MAX_AMOUNT_MINOR}")
+        station = StationId(station_id)
+        async with self._store.session_work() as work:
+            session, entry = await self._prepare(work, station, connector, UserId(user_id), Minor(amount_minor), token)
+            await work.save(_start_changes(session, entry))
+        self._wake()
+        return session.id
+
+    async def _prepare(
+        self,
+        work: SessionWork,
+        station_id: StationId,
+        connector: int,
+        user_id: UserId,
+        amount: Minor,
+        token: str | None,
+    ) -> tuple[ChargingSession, Entry | None]:
+        found = await work.terms_of(station_id)
+        if found is None:
+            raise NotFound(f"station {station_id} does not exist")
+        terms, connectors = found
+        if not 1 <= connector <= max(1, connectors):
+            raise InvalidInput("connector", f"{station_id} has connectors 1 to {max(1, connectors)}")
+        payer = await work.payer(user_id)
+        if payer is None:
+            raise NotFound(f"user {user_id} does not exist")
+        if payer.currency != terms.price.currency:
+            raise CurrencyMismatch(
+                f"the wallet of {user_id} is in {payer.currency}, the station's tariff in {terms.price.currency}"
+            )
+        if payer.spendable < amount:
+            raise InsufficientFunds(
+                f"the wallet of {user_id} holds {payer.spendable}, {amount} are needed: top it up first"
+            )
+        if station_id not in self._presence.connected():
+            raise NotPossibleNow(f"station {station_id} is not connected: nothing was set aside, try again later")
+        if await work.busy(station_id, connector):
+            raise NotPossibleNow(f"connector {connector} of {station_id} is in use")
+        return self._pending_session(station_id, connector, user_id, amount, token, terms)
+
+    def _pending_session(
+        self,
+        station_id: StationId,
+        connector: int,
+        user_id: UserId,
+        amount: Minor,
+        token: str | None,
+        terms: Terms,
+    ) -> tuple[ChargingSession, Entry | None]:
+        now = self._now()
+        session_id = SessionId(self._new_id())
+        session = ChargingSession(
+            id=session_id,
+            station_id=station_id,
+            evse_id=connector,
+            connector_id=1,
+            state=State.PENDING,
+            origin=Origin.PREPAID,
+            price=terms.price,
+            fee_percent=terms.fee_percent,
+            organization_id=terms.organization_id,
+            created_at=now,
+            token=normal_token(token) if token else TokenValue(self._new_token()),
+            user_id=user_id,
+            paid_minor=amount,
+            pending_until=now + self._pending_for,
+        )
+        entry = hold_entry(
+            session_id=session_id, user=user_id, currency=terms.price.currency, amount=amount, version=1
+        )
+        return session, entry
+
+    async def stop(self, session_id: UUID) -> CallOutcome:
+        """Asks the station to end a session; only the station's own end ends it.
+
+        Raises: NotFound, NotPossibleNow.
+        """
+        async with self._store.session_work() as work:
+            session = await work.session(SessionId(session_id))
+            if session is None:
+                raise NotFound(f"session {session_id} does not exist")
+            if session.state is State.PENDING:
+                await work.save(not_started_changes(session, self._now(), "cancelled"))
+                return CallOutcome(outcome="answered", response={"status": "Cancelled"}, call_id="")
+            if not session.is_running:
+                raise NotPossibleNow(f"session {session_id} has ended already")
+            if session.transaction_ref is None:
+                raise NotPossibleNow("the station has not named this transaction: stop it at the station")
+            changes = Changes(sessions={session.id: self._stopping(session)})
+            await work.save(changes)
+        return await self._commands.command(
+            session.station_id, StopCharging(transaction_ref=session.transaction_ref), session_id=session.id
+        )
+
+    def _stopping(self, session: ChargingSession) -> ChargingSession:
+        return msgspec.structs.replace(
+            session, stop_requested_at=self._now(), stop_attempts=max(1, session.stop_attempts)
+        )
+
+    async def after_command(self, queued: QueuedCommand, outcome: CallOutcome) -> None:
+        """Takes up the outcome of a queued start: refused ones give the money back at once.
+
+        A start without an answer may still happen, so it waits for its deadline.
+        """
+        if queued.action != StartCharging.__name__ or queued.session_id is None:
+            return
+        status = outcome.response.get("status") if isinstance(outcome.response, dict) else None
+        refused = outcome.outcome in ("call_error", "not_connected") or (
+            outcome.outcome == "answered" and status != "Accepted"
+        )
+        if not refused:
+            return
+        async with self._store.session_work() as work:
+            session = await work.session(SessionId(queued.session_id))
+            if session is not None and session.state is State.PENDING:
+                await work.save(not_started_changes(session, self._now(), f"the station answered {status or 'nothing'}"))
+        self._wake()
+
+    async def expire_pending(self) -> int:
+        """Gives the money of starts back that never happened. Returns how many."""
+        async with self._store.session_work() as work:
+            overdue = await work.overdue(self._now())
+            for session in overdue:
+                await work.save(not_started_changes(session, self._now(), "nothing began in time"))
+        if overdue:
+            self._wake()
+        return len(overdue)
+
+
+def _start_changes(session: ChargingSession, entry: Entry | None) -> Changes:
+    if session.token is None:
+        raise ValueError("a prepaid session always has a token")
+    ask = Ask(
+        key=f"start:{session.id}",
+        command=StartCharging(token=session.token, evse_id=session.evse_id),
+        session_id=session.id,
+    )
+    return Changes(
+        sessions={session.id: session},
+        entries=[] if entry is None else [entry],
+        asks=[(session.station_id, ask)],
+    )
+
+
+def not_started_changes(session: ChargingSession, at: datetime, why: str) -> Changes:
+    """A start that does not happen: closed, settled at nothing used, and said."""
+    ended = conclude(session, Happening.NOT_STARTED, at, "NotStarted")
+    finding = Finding(
+        kind=FindingKind.NOT_STARTED,
+        key=f"not_started:{session.id}",
+        summary=f"The paid start on connector {session.evse_id} did not happen: {why}. The money goes back to the wallet.",
+        station_id=session.station_id,
+        evse_id=session.evse_id,
+        session_id=session.id,
+    )
+    return Changes(sessions={ended.id: ended}, settle=[ended], findings=[finding])

@@ -1,0 +1,496 @@
+"""The sync service: what the user's document calls DatabaseSyncService, run by the loops in `sync/`.
+
+Status, session start and session stop are taken up in real time by the intake. What remains is
+comparing, periodically, what stations say with what the books say: ghosts (our session runs and the
+connector is free), orphans (the connector charges and we have no session), stations that will not
+stop, rows that were changed by hand. Every repair is an ordinary change in one unit of work, keyed,
+with a finding that tells its evidence; doing it twice changes nothing the second time.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+from uuid import UUID
+
+import msgspec
+
+from voltledger.logs import get_logger, log_orphan, log_sync
+from voltledger.domain.commands import TriggerReport
+from voltledger.domain.events import ConnectorStatus
+from voltledger.domain.identifiers import SessionId, StationId, TransactionRef
+from voltledger.domain.quantities import Wh
+from voltledger.domain.reconciliation.evidence import Witness
+from voltledger.domain.reconciliation.findings import Finding, FindingKind, FindingState
+from voltledger.domain.reconciliation.verdict import (
+    Remedy,
+    Verdict,
+    judge_free_connector,
+    judge_session,
+    may_reactivate,
+)
+from voltledger.domain.session.book import StationBook
+from voltledger.domain.session.conclude import ask_to_stop, conclude, reopen
+from voltledger.domain.session.connectors import ConnectorRecord, station_status
+from voltledger.domain.session.money import hold_again
+from voltledger.domain.session.session import ChargingSession, Origin
+from voltledger.domain.session.states import Happening, Refused, State, apply
+from voltledger.services.runtime import Commands
+from voltledger.storage.errors import StoreContention
+from voltledger.storage.ports import BookWanted, Changes, OrphanCandidate, StationOverview, StationState
+
+log = get_logger(__name__)
+
+
+class SyncWork(Protocol):
+    """One unit of work of the sync service."""
+
+    async def session(self, session_id: SessionId) -> ChargingSession | None:
+        """A session, locked."""
+
+    async def witness(self, session_id: SessionId, now: datetime, asked_at: datetime | None) -> Witness:
+        """What is known of a session's connector now."""
+
+    async def latest_on(self, station_id: StationId, evse_id: int) -> ChargingSession | None:
+        """The newest session that began on an EVSE, locked."""
+
+    async def stopping(self, since: datetime, attempts: int) -> list[ChargingSession]:
+        """Sessions that were asked to stop and still run."""
+
+    async def changed_by_hand(self) -> list[ChargingSession]:
+        """Ended sessions that nobody is to settle, locked."""
+
+    async def book(self, wanted: BookWanted) -> StationBook:
+        """A station's book, its open sessions locked."""
+
+    async def save(self, changes: Changes) -> None:
+        """Writes everything."""
+
+    async def adopt_strays(self, station_id: StationId, evse_id: int, session_id: SessionId) -> None:
+        """Stray readings of an EVSE become the session's."""
+
+    async def take_out_of_order(self, station_id: StationId) -> None:
+        """A station that will not stop."""
+
+    async def accept_status_by_hand(self, station_id: StationId) -> None:
+        """A status that a person set is taken as said."""
+
+
+class SyncStore(Protocol):
+    """Where the sync service reads and repairs."""
+
+    def session_work(self) -> AbstractAsyncContextManager[SyncWork]:
+        """Begins a unit of work."""
+
+    async def ghost_candidates(self) -> list[tuple[SessionId, StationId, int]]:
+        """Running sessions whose connector says Available."""
+
+    async def orphan_candidates(self) -> list[OrphanCandidate]:
+        """Connectors that charge without a session."""
+
+    async def stations_overview(self) -> list[StationOverview]:
+        """Every station with what its status follows from."""
+
+    async def note_seen(self, seen: Mapping[str, datetime]) -> None:
+        """When stations were last heard of."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncPolicy:
+    """Settings of the sync service."""
+
+    ghost_grace: timedelta
+    orphan_grace: timedelta
+    reactivate_window: timedelta
+    stop_retries: int
+    stop_patience: timedelta
+    answer_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One thing that a pass did, or in a dry run would do; for people."""
+
+    what: str
+    station_id: str
+    evse_id: int | None
+    session_id: UUID | None
+    why: str
+    done: bool
+
+
+class DatabaseSyncService:
+    """The passes. Each returns what it did; with `dry_run` what it would do."""
+
+    def __init__(
+        self,
+        store: SyncStore,
+        commands: Commands | None,
+        policy: SyncPolicy,
+        *,
+        now: Callable[[], datetime],
+        new_id: Callable[[], UUID],
+        wake: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._commands = commands
+        self._policy = policy
+        self._now = now
+        self._new_id = new_id
+        self._wake = wake
+        self._asked: dict[SessionId, datetime] = {}
+
+    # --- every 60 seconds ----------------------------------------------------------------------
+
+    async def sync_database(self, seen: Mapping[str, datetime], *, dry_run: bool = False) -> list[Step]:
+        """Brings every station's status in step, and takes up what was changed by hand."""
+        if seen and not dry_run:
+            await self._store.note_seen(seen)
+        steps = await self._settle_changed_by_hand(dry_run=dry_run)
+        for station in await self._store.stations_overview():
+            if station.status != station.derived_status:
+                steps.append(await self._take_status_by_hand(station, dry_run=dry_run))
+            else:
+                steps.extend(await self._refresh_status(station, dry_run=dry_run))
+        return steps
+
+    async def _settle_changed_by_hand(self, *, dry_run: bool) -> list[Step]:
+        async with self._store.session_work() as work:
+            sessions = await work.changed_by_hand()
+            if sessions and not dry_run:
+                await work.save(_by_hand_changes(sessions, self._now()))
+        if sessions and not dry_run:
+            self._wake()
+        return [
+            _step("settle a session that was ended by hand", s, s.stop_reason or "no reason given", done=not dry_run)
+            for s in sessions
+        ]
+
+    async def _take_status_by_hand(self, station: StationOverview, *, dry_run: bool) -> Step:
+        finding = Finding(
+            kind=FindingKind.MANUAL_CHANGE,
+            key=f"manual_status:{station.station_id}:{station.status}:{self._now().isoformat(timespec='seconds')}",
+            summary=(
+                f"The status of {station.station_id} was changed by hand from {station.derived_status} to "
+                f"{station.status}. It is taken as said; the station is asked what it does."
+            ),
+            station_id=station.station_id,
+        )
+        if not dry_run:
+            async with self._store.session_work() as work:
+                await work.accept_status_by_hand(station.station_id)
+                await work.save(Changes(findings=[finding]))
+            await self._ask(station.station_id, None)
+        return Step(
+            what="check a station that was changed by hand",
+            station_id=station.station_id,
+            evse_id=None,
+            session_id=None,
+            why=f"{station.derived_status} became {station.status}",
+            done=not dry_run,
+        )
+
+    async def _refresh_status(self, station: StationOverview, *, dry_run: bool) -> list[Step]:
+        status = station_status(
+            station.connectors,
+            connected=station.connected,
+            out_of_order=station.out_of_order,
+            sessions_running=station.running,
+        )
+        if status.value == station.status:
+            return []
+        if not dry_run:
+            state = StationState(station_id=station.station_id, status=status, out_of_order=station.out_of_order)
+            async with self._store.session_work() as work:
+                await work.save(Changes(stations=[state]))
+        step = Step(
+            what=f"set the status to {status}",
+            station_id=station.station_id,
+            evse_id=None,
+            session_id=None,
+            why=f"it was {station.status}",
+            done=not dry_run,
+        )
+        return [step]
+
+    # --- every 2 minutes -------------------------------------------------------------------------
+
+    async def find_orphans_and_ghosts(self, *, dry_run: bool = False) -> list[Step]:
+        """Finds and repairs ghosts and orphans. Running it twice changes nothing the second time."""
+        steps = await self._find_ghosts(dry_run=dry_run)
+        for candidate in await self._store.orphan_candidates():
+            try:
+                steps.extend(await self._judge_orphan(candidate, dry_run=dry_run))
+            except StoreContention as error:
+                log_sync(log, "an orphan is being taken up by another", station=candidate.station_id, problem=str(error))
+        return steps
+
+    async def _find_ghosts(self, *, dry_run: bool) -> list[Step]:
+        candidates = await self._store.ghost_candidates()
+        to_ask = []
+        for session_id, station_id, evse_id in candidates:
+            async with self._store.session_work() as work:
+                witness = await work.witness(session_id, self._now(), self._asked.get(session_id))
+            if judge_session(witness, self._policy.ghost_grace).remedy is Remedy.ASK:
+                to_ask.append((session_id, station_id, evse_id))
+        if to_ask and not dry_run:
+            await asyncio.gather(*(self._ask_about(*asked) for asked in to_ask))
+        steps = []
+        for session_id, _, _ in candidates:
+            steps.extend(await self._judge_ghost(session_id, dry_run=dry_run))
+        self._asked = {i: at for i, at in self._asked.items() if any(i == c[0] for c in candidates)}
+        return steps
+
+    async def _ask_about(self, session_id: SessionId, station_id: StationId, evse_id: int) -> None:
+        """Asks for status and meter; a refusal proves nothing, an answer arrives as an ordinary fact."""
+        await self._ask(station_id, evse_id)
+        self._asked[session_id] = self._now()
+
+    async def _ask(self, station_id: StationId, evse_id: int | None) -> None:
+        if self._commands is None:
+            return
+        for message in ("StatusNotification", "MeterValues"):
+            outcome = await self._commands.command(
+                station_id, TriggerReport(message=message, evse_id=evse_id), timeout_s=self._policy.answer_s
+            )
+            if outcome.outcome != "answered":
+                return
+        await asyncio.sleep(min(1.0, self._policy.answer_s))
+
+    async def _judge_ghost(self, session_id: SessionId, *, dry_run: bool) -> list[Step]:
+        async with self._store.session_work() as work:
+            session = await work.session(session_id)
+            if session is None or not session.is_running:
+                return []
+            asked = self._now() if dry_run else self._asked.get(session_id)
+            witness = await work.witness(session_id, self._now(), asked)
+            verdict = judge_session(witness, self._policy.ghost_grace)
+            if verdict.remedy is not Remedy.CLOSE:
+                return []
+            if not dry_run:
+                await self._close_ghost(work, session, witness, verdict)
+        if not dry_run:
+            log_orphan(log, "ghost session closed", station=session.station_id, session=str(session.id))
+            self._wake()
+        return [_step("close a ghost", session, verdict.evidence[0].text, done=not dry_run)]
+
+    async def _close_ghost(
+        self, work: SyncWork, session: ChargingSession, witness: Witness, verdict: Verdict
+    ) -> None:
+        ended_at = witness.status_since or self._now()
+        ended = conclude(session, Happening.GHOST_CLOSED, ended_at, "Ghost")
+        ended = msgspec.structs.replace(ended, meter_stop_wh=session.register_wh)
+        finding = Finding(
+            kind=FindingKind.GHOST,
+            key=f"ghost:{session.id}:{session.settle_version}",
+            summary=(
+                f"Session of transaction {session.transaction_ref} was active and connector {session.evse_id} was "
+                f"free. Closed at its last measured register ({session.register_wh} Wh, {session.energy_wh} Wh used) "
+                "and settled; the station's own end, if it comes, corrects this."
+            ),
+            station_id=session.station_id,
+            evse_id=session.evse_id,
+            session_id=session.id,
+            state=FindingState.REPAIRED,
+            evidence=verdict.as_mapping(),
+        )
+        await work.save(Changes(sessions={ended.id: ended}, settle=[ended], findings=[finding]))
+
+    async def _judge_orphan(self, candidate: OrphanCandidate, *, dry_run: bool) -> list[Step]:
+        witness = Witness(
+            now=self._now(),
+            connected_since=candidate.connected_since,
+            status=candidate.status,
+            status_since=candidate.status_since,
+            status_at=candidate.status_at,
+            heard_at=None,
+        )
+        verdict = judge_free_connector(
+            witness, stray_energy_wh=candidate.energy_wh, grace=self._policy.orphan_grace
+        )
+        if verdict.remedy is not Remedy.ADOPT:
+            return []
+        async with self._store.session_work() as work:
+            book = await work.book(BookWanted(station_id=candidate.station_id, terms=True))
+            if book.running_on(candidate.evse_id) is not None or _start_awaited(book, candidate.evse_id):
+                return []
+            recent = await work.latest_on(candidate.station_id, candidate.evse_id)
+            again = recent is not None and may_reactivate(
+                recent, now=self._now(), window=self._policy.reactivate_window
+            )
+            if recent is not None and again:
+                step = _step("reactivate a recent session", recent, verdict.evidence[0].text, done=not dry_run)
+                changes = await self._reactivation(work, recent, verdict)
+            else:
+                session = self._orphan_session(book, candidate)
+                step = _step("adopt an orphan", session, verdict.evidence[0].text, done=not dry_run)
+                changes = _adoption(session, verdict)
+            if not dry_run:
+                await work.save(changes)
+                if not again:
+                    await work.adopt_strays(candidate.station_id, candidate.evse_id, next(iter(changes.sessions)))
+        if not dry_run:
+            log_orphan(log, "orphaned connector", station=candidate.station_id, connector=candidate.evse_id)
+            self._wake()
+        return [step]
+
+    async def _reactivation(self, work: SyncWork, recent: ChargingSession, verdict: Verdict) -> Changes:
+        state = apply(recent.state, Happening.PROVEN_RUNNING, concluded=recent.concluded)
+        if isinstance(state, Refused):
+            raise ValueError(f"a {recent.state} session cannot be reactivated")
+        refs = {recent.transaction_ref} if recent.transaction_ref is not None else set()
+        book = await work.book(BookWanted(station_id=recent.station_id, refs=refs, terms=True))
+        reopened, entries = hold_again(book, reopen(recent, state))
+        reopened = msgspec.structs.replace(reopened, heard_at=self._now())
+        finding = Finding(
+            kind=FindingKind.ORPHANED,
+            key=f"orphaned:{recent.id}:{recent.settle_version}",
+            summary=(
+                f"Connector {recent.evse_id} charges although we had closed its session; the session of transaction "
+                f"{recent.transaction_ref} is active again."
+            ),
+            station_id=recent.station_id,
+            evse_id=recent.evse_id,
+            session_id=recent.id,
+            state=FindingState.REPAIRED,
+            evidence=verdict.as_mapping(),
+        )
+        return Changes(sessions={reopened.id: reopened}, entries=list(entries), findings=[finding])
+
+    def _orphan_session(self, book: StationBook, candidate: OrphanCandidate) -> ChargingSession:
+        if book.terms is None:
+            raise ValueError(f"no terms were loaded for {candidate.station_id}")
+        now = self._now()
+        return ChargingSession(
+            id=SessionId(self._new_id()),
+            station_id=candidate.station_id,
+            evse_id=candidate.evse_id,
+            connector_id=candidate.connector_id,
+            state=State.ORPHANED,
+            origin=Origin.ORPHAN,
+            price=book.terms.price,
+            fee_percent=book.terms.fee_percent,
+            organization_id=book.terms.organization_id,
+            created_at=now,
+            transaction_ref=candidate.transaction_ref,
+            started_at=candidate.first_at or candidate.status_since or now,
+            meter_start_wh=candidate.first_wh,
+            register_wh=candidate.last_wh,
+            register_at=candidate.last_at,
+            energy_wh=Wh(max(0, candidate.energy_wh)),
+            heard_at=candidate.last_at or candidate.status_since,
+            stop_requested_at=now,
+            stop_attempts=1,
+        )
+
+    # --- every few seconds: deadlines --------------------------------------------------------------
+
+    async def press_stops(self, *, dry_run: bool = False) -> list[Step]:
+        """Asks again where a stop was asked for and energy still flows; at last takes the station out of order."""
+        steps = []
+        async with self._store.session_work() as work:
+            due = await work.stopping(self._now() - self._policy.stop_patience, self._policy.stop_retries)
+            for session in due:
+                last = session.stop_attempts >= self._policy.stop_retries
+                what = "take out of order a station that will not stop" if last else "ask again to stop"
+                steps.append(_step(what, session, f"asked {session.stop_attempts} times", done=not dry_run))
+                if not dry_run:
+                    await self._press_stop(work, session, last=last)
+        if steps and not dry_run:
+            self._wake()
+        return steps
+
+    async def _press_stop(self, work: SyncWork, session: ChargingSession, *, last: bool) -> None:
+        pressed = msgspec.structs.replace(
+            session, stop_requested_at=self._now(), stop_attempts=session.stop_attempts + 1
+        )
+        changes = Changes(sessions={session.id: pressed})
+        if last:
+            await work.take_out_of_order(session.station_id)
+            changes.findings.append(_will_not_stop(session))
+            log_orphan(log, "will not stop: out of order", station=session.station_id, session=str(session.id))
+        elif pressed.transaction_ref is not None:
+            changes.asks.append((session.station_id, ask_to_stop(pressed, "still running")))
+        await work.save(changes)
+
+
+def _start_awaited(book: StationBook, evse_id: int) -> bool:
+    return any(s.state is State.PENDING and s.evse_id == evse_id for s in book.sessions.values())
+
+
+def _adoption(session: ChargingSession, verdict: Verdict) -> Changes:
+    known = session.transaction_ref is not None
+    finding = Finding(
+        kind=FindingKind.ORPHANED,
+        key=f"orphaned:{session.id}:0",
+        summary=(
+            f"Connector {session.evse_id} charges and there was no session. One was made, without a payer; the station "
+            + ("was asked to stop." if known else "named no transaction, so that it cannot be asked to stop by name.")
+        ),
+        station_id=session.station_id,
+        evse_id=session.evse_id,
+        session_id=session.id,
+        state=FindingState.OPEN,
+        evidence=verdict.as_mapping(),
+    )
+    asks = [(session.station_id, ask_to_stop(session, "orphaned"))] if known else []
+    return Changes(sessions={session.id: session}, findings=[finding], asks=asks)
+
+
+def _will_not_stop(session: ChargingSession) -> Finding:
+    return Finding(
+        kind=FindingKind.WILL_NOT_STOP,
+        key=f"will_not_stop:{session.id}",
+        summary=(
+            f"Connector {session.evse_id} goes on charging although it was asked to stop {session.stop_attempts} times. "
+            "The station is out of order; send someone, or reset it. What flows is recorded and owed."
+        ),
+        station_id=session.station_id,
+        evse_id=session.evse_id,
+        session_id=session.id,
+        state=FindingState.OPEN,
+    )
+
+
+def _by_hand_changes(sessions: list[ChargingSession], now: datetime) -> Changes:
+    changes = Changes()
+    for session in sessions:
+        ended = msgspec.structs.replace(
+            session,
+            concluded=True,
+            estimated=session.started_at is not None,
+            ended_at=session.ended_at or now,
+            meter_stop_wh=session.meter_stop_wh if session.meter_stop_wh is not None else session.register_wh,
+            power_w=None,
+            pending_until=None,
+        )
+        changes.sessions[ended.id] = ended
+        changes.settle.append(ended)
+        changes.findings.append(
+            Finding(
+                kind=FindingKind.MANUAL_CHANGE,
+                key=f"manual_session:{session.id}:{session.settle_version}",
+                summary=(
+                    f"The session of transaction {session.transaction_ref} was set to {session.state} by hand. It is "
+                    f"settled at its last measured register ({session.energy_wh} Wh used)."
+                ),
+                station_id=session.station_id,
+                evse_id=session.evse_id,
+                session_id=session.id,
+                state=FindingState.REPAIRED,
+            )
+        )
+    return changes
+
+
+def _step(what: str, session: ChargingSession, why: str, *, done: bool) -> Step:
+    return Step(
+        what=what,
+        station_id=session.station_id,
+        evse_id=session.evse_id,
+        session_id=session.id,
+        why=why,
+        done=done,
+    )

@@ -1,0 +1,104 @@
+"""What the gateway asks of PostgreSQL while stations are connected: access, tokens, ownership, commands."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+from voltledger.domain.identifiers import StationId, TokenValue
+from voltledger.domain.session.tokens import TokenRecord
+from voltledger.storage.ports import FrameRecord, QueuedCommand, StationAccess
+from voltledger.storage.postgres.facts import token_of
+from voltledger.storage.postgres.pool import Database
+from voltledger.storage.postgres.queries import SQL
+from voltledger.storage.postgres.rows import columns_of
+
+
+class PostgresLive:
+    """Stations' access, tokens, ownership and commands; see the ports in `services` and `gateway`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def access_of(self, station_id: StationId) -> StationAccess | None:
+        """The station, whatever the letter case of its name."""
+        async with self._database.connection() as connection:
+            row = await connection.fetchrow(SQL["station_access"], station_id)
+        if row is None:
+            return None
+        return StationAccess(
+            station_id=StationId(row["id"]),
+            password_hash=row["password_hash"],
+            security_profile=row["security_profile"],
+            disabled=row["disabled"],
+        )
+
+    async def token(self, value: TokenValue) -> TokenRecord | None:
+        """A registered token."""
+        async with self._database.connection() as connection:
+            row = await connection.fetchrow(SQL["token_one"], value)
+        return None if row is None else token_of(row)
+
+    async def is_expected(self, station_id: StationId, value: TokenValue) -> bool:
+        """Whether an open session of the station has this token."""
+        async with self._database.connection() as connection:
+            return bool(await connection.fetchval(SQL["token_expected"], station_id, value))
+
+    async def claim(self, station_id: StationId, node: str, at: datetime) -> int:
+        """Takes a station over and returns its new epoch."""
+        async with self._database.connection() as connection:
+            return int(await connection.fetchval(SQL["owner_claim"], station_id, node, at))
+
+    async def release(self, station_id: StationId, epoch: int, at: datetime) -> None:
+        """Notes that the socket of this epoch is gone."""
+        async with self._database.connection() as connection:
+            await connection.execute(SQL["owner_release"], station_id, epoch, at)
+
+    async def recover_node(self, node: str) -> None:
+        """After a start: what this node left behind is offline, and what it was sending is unknown."""
+        async with self._database.unit_of_work() as connection:
+            await connection.execute(SQL["commands_lost"], node)
+            await connection.execute(SQL["owners_of_node"], node)
+
+    async def begin_command(
+        self, command_id: UUID, station_id: StationId, session_id: UUID | None, action: str, payload: str, epoch: int
+    ) -> None:
+        """Records a call before it is sent."""
+        async with self._database.connection() as connection:
+            await connection.execute(
+                SQL["command_insert"], command_id, station_id, session_id, action, payload, epoch
+            )
+
+    async def finish_command(self, command_id: UUID, state: str, response: str | None) -> None:
+        """Records what became of a call."""
+        async with self._database.connection() as connection:
+            await connection.execute(SQL["command_finish"], command_id, state, response)
+
+    async def claim_commands(self, stations: Sequence[str], node: str) -> list[QueuedCommand]:
+        """The oldest queued command of each station, now being sent by this node."""
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(SQL["commands_claim"], list(stations), node)
+        return [
+            QueuedCommand(
+                id=row["id"],
+                station_id=StationId(row["station_id"]),
+                session_id=row["session_id"],
+                neutral=row["neutral"],
+                action=row["action"],
+                payload=row["payload"],
+            )
+            for row in rows
+        ]
+
+    async def expire_commands(self) -> int:
+        """Gives up queued commands whose time is over."""
+        async with self._database.connection() as connection:
+            return len(await connection.fetch(SQL["commands_expire"]))
+
+    async def keep_frames(self, frames: Sequence[FrameRecord]) -> None:
+        """Writes messages that are no facts."""
+        rows = [
+            (f.station_id, f.from_station, f.kind, f.action, f.message_id, f.payload.replace("\x00", ""), f.at)
+            for f in frames
+        ]
+        async with self._database.connection() as connection:
+            await connection.execute(SQL["frames_of_connection"], *columns_of(rows, 7))

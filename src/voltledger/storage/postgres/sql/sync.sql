@@ -1,0 +1,161 @@
+-- What the sync service reads and repairs.
+
+-- name: session_one
+-- One session, locked.
+SELECT {columns} FROM charging_session WHERE id = $1 FOR UPDATE
+
+-- name: sessions_overdue
+-- Starts that were asked for and never happened.
+SELECT {columns} FROM charging_session
+WHERE status = 'PENDING' AND pending_until < $1 ORDER BY id LIMIT 200 FOR UPDATE SKIP LOCKED
+
+-- name: evse_busy
+-- Whether a session is open on an EVSE.
+SELECT EXISTS (SELECT 1 FROM charging_session
+               WHERE station_id = $1 AND evse_id = $2 AND status IN ('PENDING', 'ONGOING', 'ORPHANED'))
+
+-- name: station_connectors
+-- How many connectors a station has.
+SELECT connectors FROM station WHERE id = $1 AND disabled_at IS NULL
+
+-- name: payer
+-- A user, and what they can spend.
+SELECT d.id, d.currency, coalesce(a.balance_minor, 0) AS balance_minor
+FROM driver d LEFT JOIN ledger_account a ON a.code = 'wallet:' || d.id || ':' || d.currency
+WHERE d.id = $1
+
+-- name: sessions_stopping
+-- Sessions that were asked to stop some time ago and still run, with how often they were asked.
+SELECT {columns} FROM charging_session
+WHERE status IN ('ONGOING', 'ORPHANED') AND stop_requested_at < $1 AND stop_attempts <= $2
+ORDER BY id LIMIT 200 FOR UPDATE SKIP LOCKED
+
+-- name: ghost_candidates
+-- Running sessions whose connector has said Available since their last reading, on a connected station.
+SELECT s.id, s.station_id, s.evse_id, s.heard_at, c.status, c.since, c.received_at, o.connected_at
+FROM charging_session s
+JOIN station_owner o ON o.station_id = s.station_id AND o.disconnected_at IS NULL
+JOIN connector c ON c.station_id = s.station_id AND c.evse_id = s.evse_id
+WHERE s.status IN ('ONGOING', 'ORPHANED') AND c.status = 'Available'
+  AND (s.heard_at IS NULL OR c.since > s.heard_at)
+
+-- name: witness_of_session
+-- The same of one session, now.
+SELECT s.heard_at, c.status, c.since, c.received_at,
+       CASE WHEN o.disconnected_at IS NULL THEN o.connected_at END AS connected_at
+FROM charging_session s
+LEFT JOIN station_owner o ON o.station_id = s.station_id
+LEFT JOIN connector c ON c.station_id = s.station_id AND c.evse_id = s.evse_id
+WHERE s.id = $1
+ORDER BY c.received_at DESC NULLS LAST LIMIT 1
+
+-- name: orphan_candidates
+-- Connectors of connected stations that charge, or whose meter rises, while no session runs on them.
+WITH stray AS (
+  SELECT station_id, evse_id, max(transaction_ref) AS transaction_ref,
+         min(register_wh) AS first_wh, max(register_wh) AS last_wh, min(at) AS first_at, max(at) AS last_at
+  FROM stray_reading WHERE received_at > now() - interval '15 minutes' AND evse_id > 0 AND register_wh IS NOT NULL
+  GROUP BY station_id, evse_id
+)
+SELECT coalesce(c.station_id, y.station_id) AS station_id, coalesce(c.evse_id, y.evse_id) AS evse_id,
+       coalesce(c.connector_id, 1) AS connector_id, c.status, c.since, c.received_at, o.connected_at,
+       y.transaction_ref, y.first_wh, y.last_wh, y.first_at, y.last_at
+FROM connector c
+FULL JOIN stray y ON y.station_id = c.station_id AND y.evse_id = c.evse_id
+JOIN station_owner o ON o.station_id = coalesce(c.station_id, y.station_id) AND o.disconnected_at IS NULL
+WHERE coalesce(c.evse_id, y.evse_id) > 0
+  AND (c.status IN ('Charging', 'SuspendedEV', 'SuspendedEVSE') OR y.last_wh > y.first_wh)
+  AND NOT EXISTS (SELECT 1 FROM charging_session s
+                  WHERE s.station_id = coalesce(c.station_id, y.station_id)
+                    AND s.evse_id = coalesce(c.evse_id, y.evse_id) AND s.status IN ('ONGOING', 'ORPHANED'))
+
+-- name: session_latest_on
+-- The newest session that began on an EVSE.
+SELECT {columns} FROM charging_session
+WHERE station_id = $1 AND evse_id = $2 AND started_at IS NOT NULL ORDER BY started_at DESC, id DESC LIMIT 1 FOR UPDATE
+
+-- name: strays_adopt
+-- Stray readings of an EVSE become readings of the session that was made for them.
+WITH taken AS (
+  DELETE FROM stray_reading WHERE station_id = $1 AND evse_id = $2 RETURNING at, context, register_wh, power_w
+)
+INSERT INTO reading (session_id, at, context, register_wh, power_w)
+SELECT DISTINCT ON (at, context) $3, at, context, register_wh, power_w FROM taken
+ON CONFLICT DO NOTHING
+
+-- name: sessions_unsettled
+-- Ended sessions that nobody is to settle: rows that were changed by hand.
+SELECT {columns} FROM charging_session s
+WHERE s.status IN ('COMPLETED', 'TERMINATED', 'GHOST') AND s.settled_at IS NULL
+  AND NOT EXISTS (SELECT 1 FROM job j
+                  WHERE j.kind = 'settle' AND j.subject = s.id::text AND j.version = s.settle_version + 1)
+ORDER BY id LIMIT 500 FOR UPDATE SKIP LOCKED
+
+-- name: stations_overview
+-- What each station's one status follows from.
+SELECT s.id, s.status, s.derived_status, s.out_of_order_since IS NOT NULL AS out_of_order,
+       o.disconnected_at IS NULL AND o.station_id IS NOT NULL AS connected,
+       EXISTS (SELECT 1 FROM charging_session x WHERE x.station_id = s.id AND x.status IN ('ONGOING', 'ORPHANED')) AS running
+FROM station s LEFT JOIN station_owner o ON o.station_id = s.id
+
+-- name: station_freed_by_hand
+-- A status that a person set is taken as said; a station set to AVAILABLE is no longer out of order.
+UPDATE station SET derived_status = status,
+  out_of_order_since = CASE WHEN status = 'AVAILABLE' THEN NULL
+                            WHEN status = 'OUT_OF_ORDER' THEN coalesce(out_of_order_since, now()) ELSE out_of_order_since END
+WHERE id = $1
+
+-- name: station_take_out
+-- A station that will not stop is taken out of order.
+UPDATE station SET status = 'OUT_OF_ORDER', derived_status = 'OUT_OF_ORDER',
+                   out_of_order_since = coalesce(out_of_order_since, now()) WHERE id = $1
+
+-- name: stations_seen
+-- When connected stations were last heard of.
+UPDATE station s SET last_seen_at = v.at FROM unnest($1::text[], $2::timestamptz[]) AS v (id, at)
+WHERE s.id = v.id AND (s.last_seen_at IS NULL OR s.last_seen_at < v.at)
+
+-- name: findings_repaired
+-- Open findings about a session that has now been settled.
+UPDATE finding SET state = 'repaired', closed_at = now()
+WHERE session_id = $1 AND state = 'open' AND kind IN ('ghost', 'orphaned', 'will_not_stop')
+
+-- name: clean_feed
+DELETE FROM feed WHERE at < now() - $1::interval
+
+-- name: clean_idempotency
+DELETE FROM api_idempotency WHERE created_at < now() - interval '7 days'
+
+-- name: clean_outbox
+DELETE FROM outbox WHERE state = 'sent' AND created_at < now() - interval '7 days'
+
+-- name: clean_runs
+DELETE FROM job_run WHERE started_at < now() - interval '30 days'
+
+-- name: clean_strays
+DELETE FROM stray_reading WHERE received_at < now() - interval '30 days'
+
+-- name: lease_take
+-- The right to run the loops, taken or kept; the fence grows with each holder.
+INSERT INTO lease AS l (name, holder, fence, held_until) VALUES ($1, $2, 1, now() + $3::interval)
+ON CONFLICT (name) DO UPDATE
+SET holder = EXCLUDED.holder, held_until = EXCLUDED.held_until,
+    fence = CASE WHEN l.holder = EXCLUDED.holder THEN l.fence ELSE l.fence + 1 END
+WHERE l.holder = EXCLUDED.holder OR l.held_until < now()
+RETURNING fence
+
+-- name: lease_give_back
+DELETE FROM lease WHERE name = $1 AND holder = $2
+
+-- name: run_begin
+-- One run of a loop in one period, whatever the number of nodes.
+INSERT INTO job_run (job, period_start, node) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING job
+
+-- name: run_end
+UPDATE job_run SET duration_s = $3, outcome = $4 WHERE job = $1 AND period_start = $2
+
+-- name: gauges
+-- Figures for health and metrics.
+SELECT (SELECT count(*) FROM charging_session WHERE status IN ('ONGOING', 'ORPHANED')) AS sessions_active,
+       (SELECT jsonb_object_agg(kind, n) FROM (SELECT kind, count(*) AS n FROM finding WHERE state = 'open' GROUP BY kind) f) AS findings_open,
+       (SELECT jsonb_object_agg(status, n) FROM (SELECT status, count(*) AS n FROM charging_session GROUP BY status) s) AS sessions_total

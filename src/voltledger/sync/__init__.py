@@ -1,0 +1,1 @@
+"""Loops: periodic work under a lease, deadlines, settlements, effects outside the database."""
