@@ -6,7 +6,7 @@
 The schemas' prose (descriptions, titles, comments) is dropped before anything is written: the OCPP
 documents may not be adapted. Objects and enumerations that a schema writes in place get a name of
 their own, and equal objects share one. Numbers become Decimal, so that none is ever rounded.
-2.1's schemas serve 2.0.1 as well; `OLDER` names what 2.1 dropped.
+2.1's schemas serve 2.0.1 as well: they keep its every message, member and word (`SOURCES`).
 """
 
 import argparse

@@ -8,9 +8,11 @@ import asyncio
 import contextlib
 import secrets
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from uuid import UUID
 
 import asyncpg
@@ -18,7 +20,7 @@ import uuid_utils
 
 from voltledger import __version__
 from voltledger.api.app import create_app
-from voltledger.api.server import serve_http
+from voltledger.api.serve import serve_http
 from voltledger.config import Settings
 from voltledger.domain.events import Booted, StatusReported, TransactionEnded, TransactionStarted
 from voltledger.domain.identifiers import SessionId, StationId
@@ -57,6 +59,7 @@ from voltledger.sync.workers import Worker, relay_work, settle_work
 log = get_logger(__name__)
 
 MAX_FRAMES_WAITING = 10_000
+PRISMA_PARAMETERS = frozenset({"schema", "connection_limit", "pool_timeout", "pgbouncer", "connect_timeout"})
 
 
 def new_id() -> UUID:
@@ -194,6 +197,7 @@ class Node:
             live=self.live,
         )
         self.metrics.add_counted(self._figures)
+        self.app = create_app(self.runtime)
 
     def _loops(self) -> list[Loop]:
         settings = self.settings
@@ -242,7 +246,7 @@ class Node:
         http_ready = asyncio.Event()
         http = asyncio.create_task(
             serve_http(
-                create_app(self.runtime),
+                self.app,
                 self.settings.http.host,
                 self.settings.http.port,
                 http_ready,
@@ -272,6 +276,23 @@ class Node:
             ("relay", self._when_prepared(self.relay.run)),
             ("sync", self._when_prepared(self.scheduler.run)),
         )
+
+    async def prepared(self) -> None:
+        """Waits until the database is there and migrated."""
+        await self._prepared.wait()
+
+    async def first_admin_key(self) -> str | None:
+        """An admin key, if there is no key at all yet; None otherwise."""
+        if (await self.catalog.keys()).items:
+            return None
+        return (await self.catalog.add_key(role="admin", name="first")).key
+
+    def login_link(self) -> str | None:
+        """An address that signs a person in to the dashboard once, within ten minutes."""
+        sessions = getattr(self.app.state, "sessions", None)
+        if sessions is None:
+            return None
+        return f"http://{self.settings.http}/login?code={sessions.make_login_code()}"
 
     async def stop(self) -> None:
         """Stops in order: no new facts, those that wait are recorded, then the rest."""
@@ -585,3 +606,69 @@ async def _first(task: "asyncio.Task[Any]", event: Awaitable[Any]) -> None:
     if task.done():
         await task
 
+
+
+# --- for commands that need the books, not a server ----------------------------------------------------
+
+
+def driver_dsn(url: str) -> str:
+    """A database address as the driver takes it: Prisma's own parameters are left out."""
+    parts = urlsplit(url)
+    kept = [(k, v) for k, v in parse_qsl(parts.query, keep_blank_values=True) if k not in PRISMA_PARAMETERS]
+    return urlunsplit(parts._replace(query=urlencode(kept)))
+
+
+@asynccontextmanager
+async def open_catalog(settings: Settings, dsn: str) -> AsyncIterator[Catalog]:
+    """The catalogue on a migrated database. Raises: UserFacingError when it cannot be reached."""
+    async with _open_database(settings, dsn) as database:
+        yield Catalog(PostgresCatalogStore(database), ocpp=settings.ocpp, currency=settings.currency)
+
+
+@asynccontextmanager
+async def open_sync(settings: Settings, dsn: str) -> AsyncIterator["OfflineSync"]:
+    """The sync service without stations: it can compare and repair, and cannot ask."""
+    async with _open_database(settings, dsn) as database:
+        yield OfflineSync(settings, database)
+
+
+@asynccontextmanager
+async def _open_database(settings: Settings, dsn: str) -> AsyncIterator[Database]:
+    try:
+        role = await prepare_database(dsn)
+    except StoreUnavailable as error:
+        raise UserFacingError(f"PostgreSQL does not answer ({error}): start it or correct DATABASE_URL") from error
+    database = Database(dsn, size=2)
+    database.role = role
+    await database.open()
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+class OfflineSync:
+    """One pass of everything that the loops do, for `voltledger reconcile`."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        policy = Policy(local_hold=Minor(settings.local_hold_minor), heartbeat_s=settings.heartbeat_s)
+        store = PostgresSyncStore(
+            database,
+            currency=settings.currency,
+            fee_percent=settings.platform_fee_percent,
+            policy=policy,
+            new_id=new_id,
+        )
+        self._settling = Settling(PostgresSettlementStore(database))
+        self._service = DatabaseSyncService(
+            store, None, _sync_policy(settings), now=utc_now, new_id=new_id, wake=lambda: None
+        )
+
+    async def run(self, *, dry_run: bool) -> list[Step]:
+        """One pass; queued commands are sent by the server that holds the stations."""
+        steps = await self._service.sync_database({}, dry_run=dry_run)
+        steps += await self._service.find_orphans_and_ghosts(dry_run=dry_run)
+        steps += await self._service.press_stops(dry_run=dry_run)
+        if not dry_run:
+            await self._settling.settle_due(limit=100_000)
+        return steps

@@ -92,7 +92,7 @@ async def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRou
     if actor is None:
         raise NotAuthorizedException("this API key is not valid, or not any more")
     path = str(connection.scope.get("path_template", "")).removeprefix(V1)
-    allowed = PERMISSIONS.get((str(connection.scope["method"]), path), frozenset())
+    allowed = PERMISSIONS.get((str(connection.scope.get("method", "")), path), frozenset())
     if actor.role not in allowed:
         raise PermissionDeniedException(f"a key with the role {actor.role} may not do this")
     connection.scope["auth"] = actor
@@ -103,7 +103,7 @@ def _refuse_unknown_parameters(
     connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler
 ) -> None:
     """A filter with a typing mistake must not silently list everything."""
-    known = handler.parsed_fn_signature.parameters
+    known = {name.rstrip("_") for name in handler.parsed_fn_signature.parameters}
     for name in connection.query_params:
         if name not in known or name in ("request", "data"):
             raise InvalidInput(name, "is not a parameter of this path")

@@ -1,4 +1,4 @@
-"""The HTTP application: probes without a key, `/api/v1` with one, the description of it all, and what others add."""
+"""The HTTP application: probes without a key, `/api/v1` with one, its description, and what others add."""
 
 import asyncio
 import html
@@ -116,6 +116,7 @@ def _operations(schema: dict[str, Any]) -> Sequence[str]:
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>voltledger API</title>
 <meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">
 <h1>voltledger API {version}</h1>
-<p>Send <code>Authorization: Bearer KEY</code>. The whole description: <a href="/openapi.json">/openapi.json</a>.</p>
+<p>Send <code>Authorization: Bearer KEY</code>.
+The whole description: <a href="/openapi.json">/openapi.json</a>.</p>
 <table><thead><tr><th>Method<th>Path<th>What<th>More<th>Parameters<th>Roles</tr></thead><tbody>{rows}</tbody></table></html>
 """

@@ -61,9 +61,9 @@ class TokenChange(Input, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     type: str | UnsetType = UNSET
     status: Literal["Accepted", "Blocked", "Expired", "Invalid", "ConcurrentTx"] | UnsetType = UNSET
-    group: str | None | UnsetType = UNSET
-    user: str | None | UnsetType = UNSET
-    expires_at: datetime | None | UnsetType = UNSET
+    group: str | UnsetType | None = UNSET
+    user: str | UnsetType | None = UNSET
+    expires_at: datetime | UnsetType | None = UNSET
 
 
 class NewUser(Input, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -86,7 +86,7 @@ class OrganizationChange(Input, frozen=True, kw_only=True, forbid_unknown_fields
     """What shall be different about an organisation; `fee_percent` null goes back to the setting."""
 
     name: str | None = None
-    fee_percent: Decimal | None | UnsetType = UNSET
+    fee_percent: Decimal | UnsetType | None = UNSET
 
 
 class NewTopUp(Input, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -206,7 +206,7 @@ def on_away(request: AnyRequest, error: Exception) -> Response[bytes]:
         request,
         503,
         "Database not available",
-        "the database is not available; send the same request again, with the same Idempotency-Key if it had one",
+        "the database is not available; send the same request again, with its Idempotency-Key if it had one",
         headers={"Retry-After": str(RETRY_AFTER_S)},
     )
 

@@ -1,4 +1,4 @@
-"""JSON as the API writes it: numbers exact, times RFC 3339 with Z, and one way to compact what others wrote."""
+"""JSON as the API writes it: numbers exact, times RFC 3339 with Z; and compacting what others wrote."""
 
 import re
 from typing import Any, Final, TypeVar
@@ -24,7 +24,7 @@ def encode(value: object) -> bytes:
 
 
 def compact(text: str) -> str:
-    """JSON without blanks between its parts; strings, numbers and the order of members as they were written."""
+    """JSON without blanks between its parts; strings, numbers and the order of members as written."""
     return _BLANK_OR_STRING.sub(lambda match: match[1] or "", text)
 
 

@@ -12,7 +12,7 @@ import pkgutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
+from decimal import Context, Decimal
 from functools import cache
 from types import MappingProxyType, ModuleType
 from typing import Any, Final
@@ -30,6 +30,8 @@ from voltledger.ocpp.rpc import ErrorCode, Version, exact_json, forgiving_json
 from voltledger.ocpp.structs import OcppStruct
 from voltledger.ocpp.tolerant import IDENTITY, NotAnObject, Tolerance, TolerantReader
 from voltledger.ocpp.v16 import quirks
+
+_EXACT: Final = Context(prec=100)
 
 
 class Inbound(msgspec.Struct, frozen=True, gc=False):
@@ -238,14 +240,12 @@ def _problem(decoder: msgspec.json.Decoder[Any], payload: bytes | Raw) -> str | 
     """Why a payload breaks its schema, as a sentence; the rules that decoding leaves out as well."""
     try:
         message = decoder.decode(payload)
+        plain = forgiving_json(payload)
     except RecursionError:
         return "The payload is nested too deeply."
     except ValueError as problem:
         return _sentence(str(problem))
-    where = _null_in(msgspec.json.decode(payload), "$")
-    if where is not None:
-        return f"Expected a value, got `null` - at `{where}`."
-    broken = _broken_number(inspect.type_info(type(message)), message, "$")
+    broken = _broken(inspect.type_info(type(message)), plain, "$")
     return None if broken is None else _sentence(broken)
 
 
@@ -253,54 +253,44 @@ def _sentence(text: str) -> str:
     return text if text.endswith(".") else text + "."
 
 
-def _null_in(value: Any, path: str) -> str | None:
-    """Where a payload says null: the schemas know absent members only."""
-    if value is None:
-        return path
-    items: Iterator[tuple[str, Any]] = iter(())
-    if isinstance(value, dict):
-        items = ((f"{path}.{name}", item) for name, item in value.items())
-    elif isinstance(value, list):
-        items = ((f"{path}[{index}]", item) for index, item in enumerate(value))
-    return next((found for where, item in items if (found := _null_in(item, where)) is not None), None)
+def _broken(info: inspect.Type, value: Any, path: str) -> str | None:
+    """The first rule that a decoded payload breaks all the same.
 
-
-def _broken_number(info: inspect.Type, value: Any, path: str) -> str | None:
-    """Which number breaks a bound that decoding cannot check on exact numbers."""
+    Decoding takes null for absent, where the schemas know absent members only, and texts for exact
+    numbers, whose bounds it does not check.
+    """
     if value is None:
-        return None
+        return f"Expected a value, got `null` - at `{path}`"
+    found: Iterator[str | None] = iter(())
     match info:
+        case inspect.Metadata(extra=dict() as rules) if isinstance(info.type, inspect.DecimalType):
+            return _broken_number(rules, value, path)
+        case inspect.DecimalType():
+            return _broken_number({}, value, path)
         case inspect.Metadata():
-            rules = info.extra or {}
-            if isinstance(value, Decimal):
-                return _broken_rule(rules, value, path)
-            return _broken_number(info.type, value, path)
+            return _broken(info.type, value, path)
         case inspect.UnionType():
-            found = (_broken_number(item, value, path) for item in info.types)
-            return next((text for text in found if text is not None), None)
+            found = (_broken(t, value, path) for t in info.types if not isinstance(t, inspect.NoneType))
         case inspect.ListType():
-            found = (_broken_number(info.item_type, item, f"{path}[{i}]") for i, item in enumerate(value))
-            return next((text for text in found if text is not None), None)
+            found = (_broken(info.item_type, item, f"{path}[{i}]") for i, item in enumerate(value))
         case inspect.StructType():
-            found = (
-                _broken_number(member.type, getattr(value, member.name), f"{path}.{member.encode_name}")
-                for member in info.fields
-            )
-            return next((text for text in found if text is not None), None)
-    return None
+            kinds = {member.encode_name: member.type for member in info.fields}
+            found = (_broken(kinds[name], item, f"{path}.{name}") for name, item in value.items())
+    return next((problem for problem in found if problem is not None), None)
 
 
-def _broken_rule(rules: Mapping[str, str], value: Decimal, path: str) -> str | None:
-    if abs(value.adjusted()) > 40:
+def _broken_number(rules: Mapping[str, str], value: Any, path: str) -> str | None:
+    """Which bound a number breaks."""
+    if isinstance(value, str):
+        return f"Expected a number, got a text - at `{path}`"
+    number = Decimal(value)
+    if abs(number.adjusted()) > 40:
         return f"The number is out of every range - at `{path}`"
-    if "minimum" in rules and value < Decimal(rules["minimum"]):
+    if "minimum" in rules and number < Decimal(rules["minimum"]):
         return f"Expected a number >= {rules['minimum']} - at `{path}`"
-    if "maximum" in rules and value > Decimal(rules["maximum"]):
+    if "maximum" in rules and number > Decimal(rules["maximum"]):
         return f"Expected a number <= {rules['maximum']} - at `{path}`"
-    if (
-        "multipleOf" in rules
-        and value.normalize() != value.quantize(Decimal(rules["multipleOf"])).normalize()
-    ):
+    if "multipleOf" in rules and _EXACT.remainder(number, Decimal(rules["multipleOf"])):
         return f"Expected a multiple of {rules['multipleOf']} - at `{path}`"
     return None
 
@@ -319,10 +309,7 @@ def _plain(payload: bytes | Raw) -> Any:
 
 def _whole(digits: str) -> int | str:
     """A whole number, or its digits where no column could hold it."""
-    return int(digits) if len(digits) <= 18 else digits[:TEXT_OF_NUMBER]
-
-
-TEXT_OF_NUMBER: Final = 64
+    return int(digits) if len(digits) <= 18 else digits[:64]
 
 
 def _modules(package: ModuleType) -> Iterator[ModuleType]:

@@ -281,7 +281,11 @@ def forgiving_json(data: str | bytes | Raw) -> Any:
 
 def _decimal(text: str) -> Decimal | None:
     """A number exactly as written; one that no computation could hold is null."""
-    return Decimal(text) if len(text) <= 400 and abs(Decimal(text).adjusted()) <= 400 else None
+    try:
+        number = Decimal(text) if len(text) <= 400 else None
+    except ArithmeticError:
+        return None
+    return number if number is not None and abs(number.adjusted()) <= 400 else None
 
 
 def _clean(value: Any, depth: int) -> Any:

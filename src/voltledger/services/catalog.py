@@ -1,6 +1,7 @@
-"""What people manage and look at: stations, tokens, users, money coming in, prices, keys, sessions, findings, the books.
+"""What people manage and look at: stations, tokens, users, money coming in, prices, keys, sessions, the books.
 
-The command line, the HTTP API and the pages call the same functions: plain arguments in, Structs out, no word of HTTP.
+The command line, the HTTP API and the pages call the same functions: plain arguments in, Structs out,
+no word of HTTP.
 
 Rules:
 - Each call is one unit of work.
@@ -229,7 +230,7 @@ class TopUp(View, frozen=True, kw_only=True):
 
 
 class Tariff(View, frozen=True, kw_only=True):
-    """A price a kWh in minor units, fractions allowed; `current` if it is the one that counts in its scope."""
+    """A price a kWh in minor units, fractions allowed; `current` if it counts now in its scope."""
 
     id: int
     scope: str
@@ -634,6 +635,12 @@ def _page(rows: list[Item], limit: int, key: Callable[[Item], tuple[object, ...]
     return Page(items=items, next_cursor=_encode_cursor(*key(items[-1])) if more else None)
 
 
+def _rate_text(rate: Decimal) -> str:
+    """A rate with at least two decimals, and as many more as it has."""
+    exponent = rate.normalize().as_tuple().exponent
+    return f"{rate:,.{max(2, -exponent if isinstance(exponent, int) else 2)}f}"
+
+
 def session_of(row: SessionRow) -> Session:
     """A session as the contract shows it; live figures until it is settled."""
     if row.settled_at is not None and row.cost_minor is not None:
@@ -675,7 +682,8 @@ def money_sentence(row: SessionRow) -> str:
     paid = f"Paid {money_text(session.paid_minor, currency)}" if session.paid_minor else "Nothing paid"
     rate = money_text(1, currency).split()[0]
     per_kwh = Decimal(rate) * row.price_per_kwh_minor
-    used = f"used {energy_text(session.energy_wh)} x {per_kwh.normalize():f} = {money_text(session.cost_minor, currency)}"
+    cost = money_text(session.cost_minor, currency)
+    used = f"used {energy_text(session.energy_wh)} x {_rate_text(per_kwh)} = {cost}"
     if session.settled_at is None:
         running = State(row.status) not in ENDED
         return f"{paid}, {used} so far." if running else f"{paid}, {used}; not settled yet."
@@ -683,7 +691,8 @@ def money_sentence(row: SessionRow) -> str:
     rest = f"; {money_text(owed, currency)} is owed to us" if owed else ""
     return (
         f"{paid}, {used}, refunded {money_text(session.refund_minor, currency)}{rest}; the organisation gets "
-        f"{money_text(session.share_minor, currency)}, the platform fee is {money_text(session.fee_minor, currency)}."
+        f"{money_text(session.share_minor, currency)}, the platform fee is "
+        f"{money_text(session.fee_minor, currency)}."
     )
 
 
@@ -849,7 +858,7 @@ class Catalog:
             return await _token(work, normal_token(value))
 
     async def change_token(self, value: str, changes: Mapping[str, Any]) -> Token:
-        """Changes the named fields (`type`, `status`, `group`, `user`, `expires_at`; None clears the last three).
+        """Changes the named fields: `type`, `status`, `group`, `user`, `expires_at`; None clears the last three.
 
         Raises: NotFound, InvalidInput.
         """
@@ -1148,7 +1157,7 @@ class Catalog:
         return Page(items=[session_of(row) for row in page.items], next_cursor=page.next_cursor)
 
     async def session(self, id: UUID, *, user: str | None = None) -> Session:
-        """One session; with `user`, somebody else's is as absent as one that does not exist. Raises: NotFound."""
+        """One session; with `user`, somebody else's looks like one that does not exist. Raises: NotFound."""
         async with self._store.unit_of_work() as work:
             return session_of(await _session(work, id, user))
 
@@ -1206,7 +1215,7 @@ class Catalog:
             return await _finding(work, id)
 
     async def close_finding(self, id: int, decision: Literal["accept", "dismiss"]) -> FindingView:
-        """A person's decision: `accept` notes it, `dismiss` says that it is nothing. The same again changes nothing.
+        """A person's decision: `accept` notes it, `dismiss` says it is nothing; again, it changes nothing.
 
         Raises: NotFound, NotPossibleNow when it was closed otherwise.
         """

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,8 @@ def server_sessions(server: ScriptedServer) -> dict[tuple[str, int], tuple[int, 
 def agrees(server: ScriptedServer, truth: list[TrueSession]) -> None:
     """Every session the server could know in full has the register of the journal."""
     known = server_sessions(server)
-    assert len(known) == sum(session.start_answered for session in truth)
+    answered = sum(session.start_answered for session in truth)
+    assert answered <= len(known) <= len(truth), "an answer may get lost, a session may not be made twice"
     for session in truth:
         if session.start_answered and session.stop_sent:
             begin, end = known[session.station, int(session.transaction_ref or 0)]
@@ -119,7 +121,7 @@ async def test_each_misbehaviour_ends_and_the_journal_knows_the_truth(
             assert max(connections.values()) == 1
             assert all(one.stop_answered for one in truth)
         case Behaviour.POWER_LOSS | Behaviour.AMNESIA:
-            assert max(connections.values()) == 3
+            assert max(connections.values()) >= 2
             told = [one.stop_answered for one in truth]
             assert told == [behaviour is Behaviour.POWER_LOSS] * 6
         case _:
@@ -151,14 +153,15 @@ async def test_while_the_server_is_away_cars_charge_and_the_queue_comes_back_in_
     template = replace(FAST, sessions=3)
     running = asyncio.create_task(run(config(server, tmp_path / "j", stations=1, station=template)))
     await server.until(lambda: bool(server.calls("MeterValues")))
-    port, seen_before = server.port, len(server.seen)
+    port = server.port
     await server.stop()
+    seen_before = len(server.seen)
 
     def begun() -> int:
         return sum(line.kind is Kind.SESSION_BEGIN for line in read_journal(tmp_path / "j"))
 
     await server.until(lambda: begun() == 3)
-    assert len(server.seen) - seen_before <= 1
+    assert len(server.seen) == seen_before
     await server.start(port)
     await running
     truth = true_sessions(tmp_path / "j")
@@ -185,12 +188,21 @@ async def test_a_server_that_always_errs_makes_the_station_discard_and_the_journ
 
 async def test_a_wrong_password_is_reported_and_not_hammered(server: ScriptedServer, tmp_path: Path) -> None:
     server.password = "pw"
-    result = await run(
-        config(server, tmp_path / "j", stations=1, duration_s=0.6, drain_s=0.1, passwords={"SIM-0001": "no"})
-    )
-    assert result.last_failure == "HTTP 401"
-    failures = [line for line in read_journal(tmp_path / "j") if line.kind is Kind.CONNECT_FAILED]
-    assert 2 <= len(failures) <= 12
+    stop = asyncio.Event()
+    wrong = config(server, tmp_path / "j", stations=1, drain_s=0.0, passwords={"SIM-0001": "no"})
+    running = asyncio.create_task(run_fleet(wrong, stop))
+
+    def failures() -> list[float]:
+        lines = read_journal(tmp_path / "j") if (tmp_path / "j").exists() else ()
+        return [line.at.timestamp() for line in lines if line.kind is Kind.CONNECT_FAILED]
+
+    await server.until(lambda: len(failures()) >= 4)
+    stop.set()
+    assert (await running).last_failure == "HTTP 401"
+    waits = [later - earlier for earlier, later in pairwise(failures())]
+    assert min(waits) >= 0.5 * 0.05
+    assert waits[2] >= 0.5 * 0.2, "each wait is twice as long as the one before, up to the limit"
+    assert not server.seen
 
 
 async def test_stop_ends_the_sessions_and_reports_them(server: ScriptedServer, tmp_path: Path) -> None:

@@ -85,7 +85,11 @@ def test_a_frame_without_a_readable_id_is_answered_in_2x_only(
     assert isinstance(old, BadFrame)
     assert isinstance(new, BadFrame)
     assert (old.respond, new.respond) == (respond_16, respond_2)
-    assert json.loads(encode_error(new, new.code, new.description, V201))[:3] == [4, "-1", "RpcFrameworkError"]
+    assert json.loads(encode_error(new, new.code, new.description, V201))[:3] == [
+        4,
+        "-1",
+        "RpcFrameworkError",
+    ]
 
 
 def test_a_call_without_an_action_is_answered_under_its_id() -> None:
@@ -157,8 +161,9 @@ def test_bytes_that_are_no_utf8_do_not_lose_the_call() -> None:
 
 
 def test_huge_numbers_and_duplicate_members_are_read() -> None:
-    text = '[2,"s","X",{"a":1,"a":2,"n":' + "9" * 5000 + "}]"
-    assert call(text).action == "X"
+    for number in ("9" * 5000, "1e9999999999999999999", "1e-999", "1." + "0" * 5000):
+        for odd in ("1", "NaN"):
+            assert call('[2,"s","X",{"a":1,"a":2,"n":' + number + ',"o":' + odd + "}]").action == "X"
     assert isinstance(decode_frame("[" + "9" * 5000 + ',"s"]', V21), BadFrame)
 
 
@@ -210,7 +215,11 @@ def test_frames_are_compact_and_descriptions_are_cut() -> None:
 @pytest.mark.parametrize(
     ("code", "old", "new"),
     [
-        (ErrorCode.OCCURRENCE_CONSTRAINT_VIOLATION, "OccurenceConstraintViolation", "OccurrenceConstraintViolation"),
+        (
+            ErrorCode.OCCURRENCE_CONSTRAINT_VIOLATION,
+            "OccurenceConstraintViolation",
+            "OccurrenceConstraintViolation",
+        ),
         (ErrorCode.FORMAT_VIOLATION, "FormationViolation", "FormatViolation"),
         (ErrorCode.NOT_IMPLEMENTED, "NotImplemented", "NotImplemented"),
     ],
@@ -229,12 +238,12 @@ def result(message_id: str) -> CallResult:
 def test_a_reply_ends_the_wait_of_its_call_only() -> None:
     talk = Conversation()
     begun = talk.begin("c1", "Reset", 10.0, 30.0)
-    assert not talk.free
+    assert talk.pending == (begun,)
     assert isinstance(talk.match(result("foreign")), UnknownReply)
     matched = talk.match(result("c1"))
     assert isinstance(matched, MatchedReply)
     assert matched.call is begun
-    assert talk.free
+    assert not talk.pending
     assert talk.match(result("c1")) == UnknownReply(reply=result("c1"))
 
 

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 from typing import Annotated, Any
 
 from litestar import get
-from litestar.params import Parameter
+from litestar.params import HeaderParameter
 from litestar.response import Stream
 
 from voltledger.api.wire import AnyRequest, encode, runtime_of
@@ -28,7 +28,7 @@ _PLACE = re.compile(r"(\d{1,19})-(\d{1,19})")
 @get("/events", summary="The live feed, as server-sent events", media_type="text/event-stream")
 async def events(
     request: AnyRequest,
-    last_event_id: Annotated[str | None, Parameter(header="Last-Event-ID", required=False)] = None,
+    last_event_id: Annotated[str | None, HeaderParameter(name="Last-Event-ID")] = None,
 ) -> Stream:
     """Without `Last-Event-ID` it begins now; with `0-0` at the beginning of all."""
     runtime = runtime_of(request)

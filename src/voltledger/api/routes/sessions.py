@@ -4,7 +4,7 @@ from typing import Annotated
 from uuid import UUID
 
 from litestar import Response, get, post
-from litestar.params import Parameter
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from voltledger.api.idempotency import key_of, once
 from voltledger.api.inputs import NewSession
@@ -14,16 +14,16 @@ from voltledger.domain.errors import NotFound
 from voltledger.services.catalog import Page, ReadingRow, Session, SessionStory
 from voltledger.services.runtime import CallOutcome
 
-Limit = Annotated[int, Parameter(ge=1, le=500)]
+Limit = Annotated[int, QueryParameter(ge=1, le=500)]
 
 
 @get("/sessions", summary="List sessions")
 async def list_sessions(
     request: AnyRequest,
-    status: list[str] | None = None,
-    station: str | None = None,
-    user: str | None = None,
-    cursor: str | None = None,
+    status: FromQuery[list[str] | None] = None,
+    station: FromQuery[str | None] = None,
+    user: FromQuery[str | None] = None,
+    cursor: FromQuery[str | None] = None,
     limit: Limit = 50,
 ) -> Page[Session]:
     """Newest first; `status` may be given several times."""
@@ -33,7 +33,7 @@ async def list_sessions(
 
 
 @post("/sessions", summary="Start a prepaid session")
-async def start_session(request: AnyRequest, data: NewSession) -> Response[Session]:
+async def start_session(request: AnyRequest, data: JSONBody[NewSession]) -> Response[Session]:
     """Sets the amount aside and asks the station to start; what is not used goes back."""
     runtime = runtime_of(request)
     own = own_user(request)
@@ -55,14 +55,14 @@ async def start_session(request: AnyRequest, data: NewSession) -> Response[Sessi
 
 
 @get("/sessions/{session_id:uuid}", summary="Show a session")
-async def show_session(request: AnyRequest, session_id: UUID) -> Session:
+async def show_session(request: AnyRequest, session_id: FromPath[UUID]) -> Session:
     """Settled amounts once it is settled; until then what they would be now."""
     return await runtime_of(request).catalog.session(session_id, user=own_user(request))
 
 
 @get("/sessions/{session_id:uuid}/readings", summary="What the meter said")
 async def list_readings(
-    request: AnyRequest, session_id: UUID, cursor: str | None = None, limit: Limit = 200
+    request: AnyRequest, session_id: FromPath[UUID], cursor: FromQuery[str | None] = None, limit: Limit = 200
 ) -> Page[ReadingRow]:
     """In order of time."""
     return await runtime_of(request).catalog.readings(
@@ -71,13 +71,13 @@ async def list_readings(
 
 
 @get("/sessions/{session_id:uuid}/explain", summary="Why a session's amounts are what they are")
-async def explain_session(request: AnyRequest, session_id: UUID) -> SessionStory:
+async def explain_session(request: AnyRequest, session_id: FromPath[UUID]) -> SessionStory:
     """The sentence, the settlements, the postings, the findings and the commands behind it."""
     return await runtime_of(request).catalog.explain(session_id, user=own_user(request))
 
 
 @post("/sessions/{session_id:uuid}/stop", summary="Ask the station to end a session", status_code=200)
-async def stop_session(request: AnyRequest, session_id: UUID) -> Response[CallOutcome]:
+async def stop_session(request: AnyRequest, session_id: FromPath[UUID]) -> Response[CallOutcome]:
     """The outcome is what the station answered; the session ends when the station reports its end."""
     runtime = runtime_of(request)
     session = await runtime.catalog.session(session_id, user=own_user(request))

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Response, get, patch, post, put
-from litestar.params import Parameter
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from voltledger.api.idempotency import once
 from voltledger.api.inputs import (
@@ -42,8 +42,8 @@ from voltledger.domain.identifiers import TransactionRef, normal_token
 from voltledger.services.catalog import Frame, Page, Station, StationAdded, Tariff
 from voltledger.services.runtime import CallOutcome, ConnectionInfo
 
-Limit = Annotated[int, Parameter(ge=1, le=500)]
-Timeout = Annotated[float | None, Parameter(gt=0, le=600)]
+Limit = Annotated[int, QueryParameter(ge=1, le=500)]
+Timeout = Annotated[float | None, QueryParameter(gt=0, le=600)]
 
 
 class StationNow(Station, frozen=True, kw_only=True):
@@ -63,9 +63,9 @@ def _now(request: AnyRequest, station: Station, tariff: Tariff | None = None) ->
 @get("/stations", summary="List stations, recorded and live side by side")
 async def list_stations(
     request: AnyRequest,
-    status: str | None = None,
-    organization: str | None = None,
-    cursor: str | None = None,
+    status: FromQuery[str | None] = None,
+    organization: FromQuery[str | None] = None,
+    cursor: FromQuery[str | None] = None,
     limit: Limit = 50,
 ) -> Page[StationNow]:
     """Stations by id."""
@@ -76,13 +76,13 @@ async def list_stations(
 
 
 @post("/stations", summary="Register a station")
-async def add_station(request: AnyRequest, data: NewStation) -> StationAdded:
+async def add_station(request: AnyRequest, data: JSONBody[NewStation]) -> StationAdded:
     """The password is answered this once; only its hash is kept."""
     return await runtime_of(request).catalog.add_station(**msgspec.structs.asdict(data))
 
 
 @get("/stations/{station_id:str}", summary="Show a station")
-async def show_station(request: AnyRequest, station_id: str) -> StationNow:
+async def show_station(request: AnyRequest, station_id: FromPath[str]) -> StationNow:
     """Three truths a connector: the socket, what the station says, our session."""
     catalog = runtime_of(request).catalog
     station = await catalog.station(station_id)
@@ -90,14 +90,14 @@ async def show_station(request: AnyRequest, station_id: str) -> StationNow:
 
 
 @patch("/stations/{station_id:str}", summary="Change or disable a station")
-async def change_station(request: AnyRequest, station_id: str, data: StationChange) -> StationNow:
+async def change_station(request: AnyRequest, station_id: FromPath[str], data: JSONBody[StationChange]) -> StationNow:
     """What is not given stays as it is."""
     changed = await runtime_of(request).catalog.change_station(station_id, **msgspec.structs.asdict(data))
     return _now(request, changed)
 
 
 @post("/stations/{station_id:str}/password", summary="Give a station another password", status_code=200)
-async def set_password(request: AnyRequest, station_id: str, data: NewPassword) -> StationAdded:
+async def set_password(request: AnyRequest, station_id: FromPath[str], data: JSONBody[NewPassword]) -> StationAdded:
     """It counts from the station's next connection on, and is answered this once."""
     return await runtime_of(request).catalog.set_station_password(station_id, password=data.password)
 
@@ -105,10 +105,10 @@ async def set_password(request: AnyRequest, station_id: str, data: NewPassword) 
 @get("/stations/{station_id:str}/frames", summary="The recorded conversation, both ways")
 async def list_frames(
     request: AnyRequest,
-    station_id: str,
-    action: str | None = None,
-    text: str | None = None,
-    cursor: str | None = None,
+    station_id: FromPath[str],
+    action: FromQuery[str | None] = None,
+    text: FromQuery[str | None] = None,
+    cursor: FromQuery[str | None] = None,
     limit: Limit = 50,
 ) -> Page[Frame]:
     """Newest first; `text` finds frames whose payload holds it."""
@@ -119,7 +119,7 @@ async def list_frames(
 
 @post("/stations/{station_id:str}/calls/{action:str}", summary="Send a raw OCPP call", status_code=200)
 async def call(
-    request: AnyRequest, station_id: str, action: str, timeout_s: Timeout = None
+    request: AnyRequest, station_id: FromPath[str], action: FromPath[str], timeout_s: Timeout = None
 ) -> Response[CallOutcome]:
     """The payload goes out as it is, without blanks between its parts, if its schema accepts it.
 
@@ -174,7 +174,7 @@ async def _send(
 
 @post("/stations/{station_id:str}/commands/start", summary="Start a transaction", status_code=200)
 async def command_start(
-    request: AnyRequest, station_id: str, data: StartCommand, timeout_s: Timeout = None
+    request: AnyRequest, station_id: FromPath[str], data: JSONBody[StartCommand], timeout_s: Timeout = None
 ) -> Response[CallOutcome]:
     """Without payment first; for a prepaid session use `POST /sessions`."""
     command = StartCharging(
@@ -187,7 +187,7 @@ async def command_start(
 
 @post("/stations/{station_id:str}/commands/stop", summary="End a transaction", status_code=200)
 async def command_stop(
-    request: AnyRequest, station_id: str, data: StopCommand, timeout_s: Timeout = None
+    request: AnyRequest, station_id: FromPath[str], data: JSONBody[StopCommand], timeout_s: Timeout = None
 ) -> Response[CallOutcome]:
     """Name it by `transaction_id` or by `session`."""
     if (data.transaction_id is None) == (data.session is None):
@@ -207,7 +207,7 @@ async def command_stop(
 
 @post("/stations/{station_id:str}/commands/reset", summary="Restart the station", status_code=200)
 async def command_reset(
-    request: AnyRequest, station_id: str, data: ResetCommand, timeout_s: Timeout = None
+    request: AnyRequest, station_id: FromPath[str], data: JSONBody[ResetCommand], timeout_s: Timeout = None
 ) -> Response[CallOutcome]:
     """Soft lets it finish; Hard does not."""
     return await _send(request, station_id, ResetStation(kind=ResetKind(data.kind)), timeout_s)
@@ -215,7 +215,7 @@ async def command_reset(
 
 @post("/stations/{station_id:str}/commands/unlock", summary="Free a plug that is held", status_code=200)
 async def command_unlock(
-    request: AnyRequest, station_id: str, data: UnlockCommand, timeout_s: Timeout = None
+    request: AnyRequest, station_id: FromPath[str], data: JSONBody[UnlockCommand], timeout_s: Timeout = None
 ) -> Response[CallOutcome]:
     """A running transaction ends by it."""
     return await _send(request, station_id, UnlockConnector(evse_id=data.connector), timeout_s)
@@ -223,7 +223,7 @@ async def command_unlock(
 
 @post("/stations/{station_id:str}/commands/availability", summary="Into or out of service", status_code=200)
 async def command_availability(
-    request: AnyRequest, station_id: str, data: AvailabilityCommand, timeout_s: Timeout = None
+    request: AnyRequest, station_id: FromPath[str], data: JSONBody[AvailabilityCommand], timeout_s: Timeout = None
 ) -> Response[CallOutcome]:
     """Connector 0 is the whole station."""
     command = ChangeAvailability(evse_id=data.connector, operative=data.operative)
@@ -232,7 +232,7 @@ async def command_availability(
 
 @post("/stations/{station_id:str}/commands/trigger", summary="Ask for a message now", status_code=200)
 async def command_trigger(
-    request: AnyRequest, station_id: str, data: TriggerCommand, timeout_s: Timeout = None
+    request: AnyRequest, station_id: FromPath[str], data: JSONBody[TriggerCommand], timeout_s: Timeout = None
 ) -> Response[CallOutcome]:
     """BootNotification, StatusNotification, MeterValues, Heartbeat."""
     command = TriggerReport(message=data.message, evse_id=data.connector)
@@ -241,7 +241,7 @@ async def command_trigger(
 
 @post("/stations/{station_id:str}/commands/clear-cache", summary="Forget remembered tokens", status_code=200)
 async def command_clear_cache(
-    request: AnyRequest, station_id: str, data: ClearCacheCommand | None = None, timeout_s: Timeout = None
+    request: AnyRequest, station_id: FromPath[str], data: JSONBody[ClearCacheCommand | None] = None, timeout_s: Timeout = None
 ) -> Response[CallOutcome]:
     """The tokens that the station remembers for use without a connection."""
     return await _send(request, station_id, ClearTokenCache(), timeout_s)
@@ -249,13 +249,13 @@ async def command_clear_cache(
 
 @post("/stations/{station_id:str}/commands/configuration", summary="Read or set settings", status_code=200)
 async def command_configuration(
-    request: AnyRequest, station_id: str, data: ConfigurationCommand, timeout_s: Timeout = None
+    request: AnyRequest, station_id: FromPath[str], data: JSONBody[ConfigurationCommand], timeout_s: Timeout = None
 ) -> Response[CallOutcome]:
     """`keys` reads, all of them when empty; `key` and `value` set one."""
     return await _send(request, station_id, _configuration(data), timeout_s)
 
 
-def _configuration(data: ConfigurationCommand) -> Command:
+def _configuration(data: JSONBody[ConfigurationCommand]) -> Command:
     if data.key is None and data.value is None:
         return ReadConfiguration(keys=tuple(data.keys or ()))
     if data.keys is not None:
@@ -267,7 +267,7 @@ def _configuration(data: ConfigurationCommand) -> Command:
 
 @get("/stations/{station_id:str}/variables", summary="Read a station's settings from it")
 async def read_variables(
-    request: AnyRequest, station_id: str, key: list[str] | None = None, timeout_s: Timeout = None
+    request: AnyRequest, station_id: FromPath[str], key: FromQuery[list[str] | None] = None, timeout_s: Timeout = None
 ) -> Response[CallOutcome]:
     """Asks the station now; `key` may be given several times."""
     return await _send(request, station_id, ReadConfiguration(keys=tuple(key or ())), timeout_s)
@@ -275,7 +275,7 @@ async def read_variables(
 
 @put("/stations/{station_id:str}/variables", summary="Set one of a station's settings")
 async def write_variable(
-    request: AnyRequest, station_id: str, data: VariableChange, timeout_s: Timeout = None
+    request: AnyRequest, station_id: FromPath[str], data: JSONBody[VariableChange], timeout_s: Timeout = None
 ) -> Response[CallOutcome]:
     """Asks the station now."""
     return await _send(request, station_id, WriteConfiguration(key=data.key, value=data.value), timeout_s)

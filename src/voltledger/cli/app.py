@@ -1,0 +1,209 @@
+"""The `voltledger` command."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+from uuid import UUID
+
+import msgspec
+from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
+
+from voltledger import __version__
+from voltledger.bootstrap import driver_dsn, open_catalog, open_sync
+from voltledger.cli.demo import demo_settings, refuse_foreign_database, run_demo
+from voltledger.cli.doctor import examine
+from voltledger.cli.manage import GROUPS, Json, settings_here
+from voltledger.cli.output import emit, emit_rows, out
+from voltledger.cli.serve import run_loop, serve_until_stopped
+from voltledger.cli.servers import command_database
+from voltledger.cli.story import tell
+from voltledger.config import Address, Settings, describe_settings
+from voltledger.domain.errors import DomainError
+from voltledger.errors import UserFacingError
+from voltledger.simulator import Behaviours, simulate
+from voltledger.storage.errors import StorageError
+from voltledger.storage.postgres.migrate import migrate
+
+EPILOGUE = "Settings are environment variables or lines of .env in the working folder:\n\n" + "\n".join(
+    f"{row.variable:34} {row.meaning} (default {row.default})" for row in describe_settings()
+)
+
+app = App(
+    name="voltledger",
+    help="The central system for EV charging whose books always agree with what the stations did.",
+    version=__version__,
+    error_console=Console(stderr=True),
+)
+for group in GROUPS:
+    app.command(group)
+
+
+@app.command(help_epilogue=EPILOGUE, help_format="plaintext")
+def serve(*, workers: int = 1, http: str | None = None, ocpp: str | None = None) -> None:
+    """Runs the server: stations on one port, API and dashboard on another.
+
+    Example: voltledger serve --http 127.0.0.1:8080 --ocpp 0.0.0.0:9000
+    """
+    serve_until_stopped(_with(settings_here(), workers=workers, http=http, ocpp=ocpp))
+
+
+@app.command
+def demo(*, http: str | None = None, ocpp: str | None = None) -> None:
+    """Runs the server with a small simulated fleet that charges, pays and misbehaves.
+
+    Example: voltledger demo
+    """
+    settings = settings_here()
+    refuse_foreign_database(settings)
+    given = frozenset(row.field for row in describe_settings() if row.variable in os.environ)
+    serve_until_stopped(demo_settings(_with(settings, workers=1, http=http, ocpp=ocpp), given), run_demo)
+
+
+def _with(settings: Settings, *, workers: int, http: str | None, ocpp: str | None) -> Settings:
+    changes: dict[str, object] = {"workers": max(workers, settings.workers)}
+    for name, text in (("http", http), ("ocpp", ocpp)):
+        if text is not None:
+            host, _, port = text.rpartition(":")
+            if not port.isdecimal() or not 0 <= int(port) <= 65535:
+                raise UserFacingError(f"--{name} must be HOST:PORT, not {text!r}")
+            changes[name] = Address(host or "127.0.0.1", int(port))
+    return msgspec.structs.replace(settings, **changes)
+
+
+@app.command(name="simulate")
+def simulate_command(
+    *,
+    url: str = "ws://127.0.0.1:9000",
+    stations: int = 5,
+    password: str | None = None,
+    prefix: str = "SIM",
+    token: tuple[str, ...] = ("SIMTOKEN01",),
+    seed: int = 1,
+    sessions: int | None = None,
+    duration_s: float | None = None,
+    time_scale: float = 1.0,
+    session_s: tuple[float, float] = (1200.0, 3600.0),
+    idle_s: tuple[float, float] = (60.0, 600.0),
+    sample_s: float = 60.0,
+    misbehave: Annotated[tuple[str, ...], Parameter(help="Such as lost_stop=0.1; repeat for more.")] = (),
+    journal: Path = Path("simulate-journal.jsonl"),
+    json: Json = False,
+) -> None:
+    """Runs stations that charge against a server, and keeps a journal of what each really did.
+
+    Example: voltledger simulate --stations 10 --password secret --misbehave lost_stop=0.1 --time-scale 60
+    """
+
+    async def run() -> object:
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        return await simulate(
+            url,
+            stations,
+            journal=journal,
+            seed=seed,
+            passwords=None if password is None else (lambda _: password),
+            prefix=prefix,
+            tokens=token,
+            sessions_per_station=sessions,
+            duration_s=duration_s,
+            time_scale=time_scale,
+            session_s=session_s,
+            idle_s=idle_s,
+            sample_interval_s=sample_s,
+            behaviours=_behaviours(misbehave),
+            stop=stop,
+        )
+
+    done = run_loop(run())
+    emit(done, json=json, text=f"{done}\nwhat each station really did stands in {journal}")
+
+
+def _behaviours(given: Sequence[str]) -> Behaviours:
+    try:
+        return Behaviours.of({name: float(share) for name, _, share in (text.partition("=") for text in given)})
+    except ValueError as error:
+        raise UserFacingError(f"--misbehave: {error}") from None
+
+
+@app.command(name="migrate")
+def migrate_command(*, json: Json = False) -> None:
+    """Brings the database to this program's schema. Example: voltledger migrate"""
+    with command_database(settings_here()) as dsn:
+        applied = list(asyncio.run(migrate(dsn)))
+    emit({"applied": applied}, json=json, text=f"applied: {', '.join(applied) or 'nothing, it is up to date'}")
+
+
+@app.command
+def doctor(*, json: Json = False) -> None:
+    """Checks what could lose data or keep the server from starting. Example: voltledger doctor"""
+    findings = examine(settings_here())
+    emit_rows(findings, {"state": "", "what": "checked", "text": "found"}, json=json, empty="")
+    if any(finding.state == "failure" for finding in findings):
+        sys.exit(1)
+
+
+@app.command
+def reconcile(*, once: bool = True, dry_run: bool = False, json: Json = False) -> None:
+    """Compares stations, sessions and books once and repairs; --dry-run only says what it would do.
+
+    Example: voltledger reconcile --dry-run
+    """
+    settings = settings_here()
+
+    async def run(dsn: str) -> list[object]:
+        async with open_sync(settings, dsn) as sync:
+            return list(await sync.run(dry_run=dry_run))
+
+    with command_database(settings) as dsn:
+        steps = asyncio.run(run(dsn))
+    columns = {"what": "what", "station_id": "station", "evse_id": "connector", "session_id": "session", "why": "why"}
+    emit_rows(steps, columns, json=json, empty="Everything agrees.")
+    if dry_run and steps and not json:
+        out.print("Nothing was changed: this was a dry run.")
+
+
+@app.command
+def explain(session: str, *, json: Json = False) -> None:
+    """Tells a session's story and why each amount is what it is. Example: voltledger explain 0199..."""
+    try:
+        session_id = UUID(session)
+    except ValueError:
+        raise UserFacingError(f"{session!r} is no session id: voltledger lists them at /api/v1/sessions") from None
+    settings = settings_here()
+
+    async def run(dsn: str) -> tuple[object, str]:
+        async with open_catalog(settings, dsn) as catalog:
+            return await tell(catalog, session_id)
+
+    with command_database(settings) as dsn:
+        story, text = asyncio.run(run(dsn))
+    emit(story, json=json, text=text)
+
+
+def main() -> None:
+    """Runs the command line; errors that a person can mend are one line, without a traceback."""
+    try:
+        app(sys.argv[1:], exit_on_error=False, print_error=False)
+    except UserFacingError as error:
+        _fail(str(error), error.exit_status)
+    except (DomainError, StorageError) as error:
+        _fail(str(error), 1)
+    except CycloptsError as error:
+        _fail(f"{str(error).strip()} (voltledger --help shows what there is)", 2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _fail(message: str, status: int) -> None:
+    print(f"voltledger: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(status)
+
+
+__all__ = ["app", "driver_dsn", "main"]
