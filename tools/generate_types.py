@@ -174,11 +174,7 @@ class Module:
             case "string":
                 return self.text_type(owner, name, rule)
             case "integer":
-                bounds = [
-                    f"{key}={int(rule[at])}"
-                    for at, key in (("minimum", "ge"), ("maximum", "le"))
-                    if at in rule
-                ]
+                bounds = [f"{key}={int(rule[at])}" for at, key in (("minimum", "ge"), ("maximum", "le")) if at in rule]
                 return f"Annotated[int, Meta({', '.join(bounds)})]" if bounds else "int"
             case "number":
                 rules = {key: str(rule[key]) for key in ("minimum", "maximum", "multipleOf") if key in rule}
@@ -260,20 +256,14 @@ def generate(output: str) -> str:
         lines += ["", "", *body]
     for table, suffix in (("REQUESTS", "Request"), ("RESPONSES", "Response")):
         lines += ["", "", f"{table}: Final[Mapping[str, type[OcppStruct]]] = {{"]
-        lines += [
-            f'    "{name.removesuffix(suffix)}": {name},'
-            for name in sorted(messages)
-            if name.endswith(suffix)
-        ]
+        lines += [f'    "{name.removesuffix(suffix)}": {name},' for name in sorted(messages) if name.endswith(suffix)]
         lines += ["}"]
     return "\n".join(lines) + "\n"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Writes or compares; exit status 1 says that something differs."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.generate_types", description=__doc__.split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m tools.generate_types", description=__doc__.split("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file differs")
     check = parser.parse_args(arguments).check
     differs = False

@@ -85,15 +85,21 @@ async def prepare_database(dsn: str) -> str | None:
     try:
         applied = await migrate(dsn)
     except (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError) as error:
-        raise UserFacingError(f"PostgreSQL refuses the user of DATABASE_URL ({error}): correct user or password") from error
+        raise UserFacingError(
+            f"PostgreSQL refuses the user of DATABASE_URL ({error}): correct user or password"
+        ) from error
     except asyncpg.InvalidCatalogNameError as error:
-        raise UserFacingError(f"DATABASE_URL names a database that does not exist ({error}): create it first") from error
+        raise UserFacingError(
+            f"DATABASE_URL names a database that does not exist ({error}): create it first"
+        ) from error
     except asyncpg.InsufficientPrivilegeError as error:
         raise UserFacingError(
             f"the user of DATABASE_URL may not create tables ({error}): grant it CREATE on the schema"
         ) from error
     except (ValueError, asyncpg.InterfaceError) as error:
-        raise UserFacingError(f"DATABASE_URL is not usable ({error}): postgresql://user:password@host:5432/name") from error
+        raise UserFacingError(
+            f"DATABASE_URL is not usable ({error}): postgresql://user:password@host:5432/name"
+        ) from error
     except AWAY as error:
         raise StoreUnavailable(describe(error)) from error
     if applied:
@@ -105,7 +111,12 @@ class Node:
     """One running server."""
 
     def __init__(
-        self, settings: Settings, *, dsn: str, redis_socket: str | None = None, redis_password: str | None = None
+        self,
+        settings: Settings,
+        *,
+        dsn: str,
+        redis_socket: str | None = None,
+        redis_password: str | None = None,
     ) -> None:
         self.settings = settings
         self.node = f"{socket.gethostname()}:{settings.ocpp}"
@@ -157,12 +168,8 @@ class Node:
             new_id=new_id,
             on_outcome=self._command_done,
         )
-        self.settling = Worker(
-            "settle", settle_work(Settling(PostgresSettlementStore(self.database)), self._settled)
-        )
-        self.relay = Worker(
-            "relay", relay_work(PostgresOutbox(self.database), {"clear_events": self._clear_events})
-        )
+        self.settling = Worker("settle", settle_work(Settling(PostgresSettlementStore(self.database)), self._settled))
+        self.relay = Worker("relay", relay_work(PostgresOutbox(self.database), {"clear_events": self._clear_events}))
         self.prepaid = PrepaidService(
             self.sync_store,
             self.commands,
@@ -181,12 +188,8 @@ class Node:
             new_id=new_id,
             wake=self._wake_workers,
         )
-        self.scheduler = Scheduler(
-            self.sync_store, self._loops(), node=self.node, now=utc_now, on_run=self._loop_ran
-        )
-        self.catalog = Catalog(
-            PostgresCatalogStore(self.database), ocpp=settings.ocpp, currency=settings.currency
-        )
+        self.scheduler = Scheduler(self.sync_store, self._loops(), node=self.node, now=utc_now, on_run=self._loop_ran)
+        self.catalog = Catalog(PostgresCatalogStore(self.database), ocpp=settings.ocpp, currency=settings.currency)
         self.runtime = Runtime(
             catalog=self.catalog,
             commands=self.commands,
@@ -412,9 +415,7 @@ class Node:
         await self.prepaid.after_command(queued, outcome)
 
     async def _clear_events(self, payload: Any) -> bool:
-        return await self.cache.clear_events(
-            payload["station"], payload["evse"], payload["session"], payload["until"]
-        )
+        return await self.cache.clear_events(payload["station"], payload["evse"], payload["session"], payload["until"])
 
     def _wake_workers(self) -> None:
         self.settling.wake()
@@ -551,7 +552,12 @@ class Node:
         return (
             ("voltledger_sessions_active", "Sessions that we believe run.", {"": float(active)}, ""),
             ("voltledger_findings_open", "Findings that wait for a person.", kinds, "kind"),
-            ("voltledger_sessions_total", "Sessions by status.", {k: float(v) for k, v in sessions.items()}, "status"),
+            (
+                "voltledger_sessions_total",
+                "Sessions by status.",
+                {k: float(v) for k, v in sessions.items()},
+                "status",
+            ),
         )
 
 
@@ -592,7 +598,11 @@ def _telling(fact: InboundFact) -> dict[str, Any]:
     if isinstance(event, TransactionStarted):
         return {"connector": event.evse_id, "register_wh": event.register_wh}
     if isinstance(event, TransactionEnded):
-        return {"transaction": event.transaction_ref, "register_wh": event.register_wh, "reason": event.reason.value}
+        return {
+            "transaction": event.transaction_ref,
+            "register_wh": event.register_wh,
+            "reason": event.reason.value,
+        }
     if isinstance(event, Booted):
         return {"vendor": event.vendor, "model": event.model}
     return {}
@@ -605,7 +615,6 @@ async def _first(task: "asyncio.Task[Any]", event: Awaitable[Any]) -> None:
     waiting.cancel()
     if task.done():
         await task
-
 
 
 # --- for commands that need the books, not a server ----------------------------------------------------

@@ -164,9 +164,7 @@ def _choice(*choices: str) -> Callable[[str], str]:
     def read(text: str) -> str:
         if text.lower() not in choices:
             raise _Bad(
-                f"must be {' or '.join(choices)}"
-                if len(choices) < 3
-                else f"must be one of {', '.join(choices)}"
+                f"must be {' or '.join(choices)}" if len(choices) < 3 else f"must be one of {', '.join(choices)}"
             )
         return text.lower()
 
@@ -353,9 +351,7 @@ _ROWS: tuple[_Row, ...] = (
         "s",
         "Heartbeat interval given to stations.",
     ),
-    _Row(
-        "VOLTLEDGER_PING_S", "ping_s", _seconds(0), "s", "Time between WebSocket pings to a station; 0: none."
-    ),
+    _Row("VOLTLEDGER_PING_S", "ping_s", _seconds(0), "s", "Time between WebSocket pings to a station; 0: none."),
     _Row(
         "VOLTLEDGER_CALL_TIMEOUT_S",
         "call_timeout_s",
@@ -487,11 +483,7 @@ def _read_value(row: _Row, text: str) -> Any:
 
 
 def _refuse_unknown(variable: str) -> None:
-    if (
-        not variable.startswith("VOLTLEDGER_")
-        or variable in _SCRIPT_NAMES
-        or variable.startswith(_TEST_PREFIX)
-    ):
+    if not variable.startswith("VOLTLEDGER_") or variable in _SCRIPT_NAMES or variable.startswith(_TEST_PREFIX):
         return
     near = difflib.get_close_matches(variable, _BY_VARIABLE, n=1, cutoff=0.6)
     hint = f"did you mean {near[0]}?" if near else "`voltledger serve --help` lists the names"

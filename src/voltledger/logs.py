@@ -157,9 +157,7 @@ def render_json(event: Event) -> str:
         "event": _cut(_scrub_text(str(event.pop("event", "")))),
     }
     body = {str(name): _plain(value) for name, value in _safe_items(event, ("timestamp",))}
-    text = json.dumps(
-        {**head, **body}, ensure_ascii=False, default=str, separators=(",", ":"), allow_nan=True
-    )
+    text = json.dumps({**head, **body}, ensure_ascii=False, default=str, separators=(",", ":"), allow_nan=True)
     return _UNSAFE.sub(_json_escape, text)
 
 
@@ -237,9 +235,7 @@ _SECRET_NAME = re.compile(
     r"passw|passphrase|secret|authorization|credential|cookie|privatekey|signingkey|apikey|"
     r"authorizationkey|^key$|key$|^pin$|^pwd$|^dsn$"
 )
-_NOT_SECRET = frozenset(
-    {"idempotencykey", "rediskey", "configurationkey", "configkey", "publickey", "unknownkey"}
-)
+_NOT_SECRET = frozenset({"idempotencykey", "rediskey", "configurationkey", "configkey", "publickey", "unknownkey"})
 _TOKEN_NAME = re.compile(r"token$|idtag$|^rfid$|^emaid$")
 _SECRET_VARIABLE = re.compile(r"(?i)passw|secret|authorizationkey|privatekey|apikey|credential")
 _URL_PASSWORD = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^/\s:@]*):[^/\s]*@")

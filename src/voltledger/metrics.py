@@ -25,14 +25,20 @@ class Metrics:
             "voltledger_settlements", "Settlements recorded, every version.", registry=self.registry
         )
         self.refunds = Counter(
-            "voltledger_refunds_minor", "Money refunded, in minor units.", ("currency",), registry=self.registry
+            "voltledger_refunds_minor",
+            "Money refunded, in minor units.",
+            ("currency",),
+            registry=self.registry,
         )
         self.findings = Counter("voltledger_findings", "Findings recorded.", ("kind",), registry=self.registry)
         self.journal_facts = Gauge(
             "voltledger_journal_facts", "Facts that are not in the database yet.", registry=self.registry
         )
         self.sync_duration = Histogram(
-            "voltledger_sync_duration_seconds", "Duration of a run of a loop.", ("loop",), registry=self.registry
+            "voltledger_sync_duration_seconds",
+            "Duration of a run of a loop.",
+            ("loop",),
+            registry=self.registry,
         )
         self.batch_size = Histogram(
             "voltledger_commit_batch_facts",
@@ -41,7 +47,9 @@ class Metrics:
             registry=self.registry,
         )
         self.facts_refused = Counter(
-            "voltledger_facts_not_recorded", "Facts left unanswered, their socket closed.", registry=self.registry
+            "voltledger_facts_not_recorded",
+            "Facts left unanswered, their socket closed.",
+            registry=self.registry,
         )
         self.pool_in_use = Gauge(
             "voltledger_database_connections_in_use", "Busy database connections.", registry=self.registry

@@ -99,9 +99,7 @@ async def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRou
     _refuse_unknown_parameters(connection, handler)
 
 
-def _refuse_unknown_parameters(
-    connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler
-) -> None:
+def _refuse_unknown_parameters(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
     """A filter with a typing mistake must not silently list everything."""
     known = {name.rstrip("_") for name in handler.parsed_fn_signature.parameters}
     for name in connection.query_params:

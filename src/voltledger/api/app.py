@@ -82,9 +82,7 @@ async def ready(request: AnyRequest) -> Response[Any]:
 @get("/metrics", summary="Prometheus metrics", tags=["probes"])
 async def metrics(request: AnyRequest) -> Response[bytes]:
     """In the text format 0.0.4."""
-    return Response(
-        runtime_of(request).status.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8"
-    )
+    return Response(runtime_of(request).status.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 @get("/docs", include_in_schema=False)

@@ -34,9 +34,7 @@ def key_of(request: AnyRequest) -> str | None:
     return key
 
 
-async def once(
-    request: AnyRequest, effect: Callable[[], Awaitable[Answer]], *, status: int
-) -> Response[Answer]:
+async def once(request: AnyRequest, effect: Callable[[], Awaitable[Answer]], *, status: int) -> Response[Answer]:
     """The answer of `effect`, done once for a key; without a key it is simply done.
 
     Raises: SameKeyOtherInput when the key came with another path or body.
@@ -58,14 +56,10 @@ async def _once(
     stored = await catalog.stored_answer(actor, key)
     if stored is None:
         body = encode(await effect())
-        await catalog.store_answer(
-            actor, key, StoredAnswer(request_hash=fingerprint, status=status, response=body)
-        )
+        await catalog.store_answer(actor, key, StoredAnswer(request_hash=fingerprint, status=status, response=body))
         return _response(body, status)
     if stored.request_hash != fingerprint:
-        raise SameKeyOtherInput(
-            "this Idempotency-Key was used for another request; use a new one for a new request"
-        )
+        raise SameKeyOtherInput("this Idempotency-Key was used for another request; use a new one for a new request")
     return _response(stored.response, stored.status)
 
 

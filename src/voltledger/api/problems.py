@@ -123,13 +123,9 @@ def problem(
 
 def on_domain_error(request: AnyRequest, error: DomainError) -> Response[bytes]:
     """A rule of ours that the request would break."""
-    status, title = next(
-        (v for kind, v in STATUS_OF.items() if isinstance(error, kind)), (422, "Not allowed")
-    )
+    status, title = next((v for kind, v in STATUS_OF.items() if isinstance(error, kind)), (422, "Not allowed"))
     if isinstance(error, InvalidInput):
-        return problem(
-            request, status, title, str(error), errors=[{"field": error.field, "problem": error.problem}]
-        )
+        return problem(request, status, title, str(error), errors=[{"field": error.field, "problem": error.problem}])
     return problem(request, status, title, str(error))
 
 
@@ -167,9 +163,7 @@ def on_http_error(request: AnyRequest, error: HTTPException) -> Response[bytes]:
         405: "this path does not know this method",
         413: "the body is larger than this path accepts",
     }
-    detail = (
-        error.detail if status in (401, 403, 415, 429) else known.get(status, "the request is not accepted")
-    )
+    detail = error.detail if status in (401, 403, 415, 429) else known.get(status, "the request is not accepted")
     if isinstance(error, TooManyRequestsException):
         headers.setdefault("Retry-After", "60")
     return problem(request, status, TITLES.get(status, "Not accepted"), detail, headers=headers)
@@ -214,9 +208,7 @@ def on_away(request: AnyRequest, error: Exception) -> Response[bytes]:
 def on_unexpected(request: AnyRequest, error: Exception) -> Response[bytes]:
     """Our own mistake: told by its id only, logged in full."""
     _LOG.error("❌ request %s failed", request_id(request.scope), exc_info=error)
-    return problem(
-        request, 500, "Our mistake", "something went wrong here; the log has it under the request id"
-    )
+    return problem(request, 500, "Our mistake", "something went wrong here; the log has it under the request id")
 
 
 HANDLERS: dict[type[Exception] | int, Any] = {

@@ -163,7 +163,13 @@ def reconcile(*, once: bool = True, dry_run: bool = False, json: Json = False) -
 
     with command_database(settings) as dsn:
         steps = asyncio.run(run(dsn))
-    columns = {"what": "what", "station_id": "station", "evse_id": "connector", "session_id": "session", "why": "why"}
+    columns = {
+        "what": "what",
+        "station_id": "station",
+        "evse_id": "connector",
+        "session_id": "session",
+        "why": "why",
+    }
     emit_rows(steps, columns, json=json, empty="Everything agrees.")
     if dry_run and steps and not json:
         out.print("Nothing was changed: this was a dry run.")

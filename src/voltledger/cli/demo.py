@@ -58,7 +58,9 @@ async def run_demo(node: Node, stop: asyncio.Event) -> None:
     link = node.login_link()
     if link is not None:
         out.print(f"open       {link}   (signs you in once, within ten minutes)")
-    out.print(f"{len(passwords)} simulated stations charge at {TIME_SCALE:.0f} times real speed; Ctrl-C stops all of it")
+    out.print(
+        f"{len(passwords)} simulated stations charge at {TIME_SCALE:.0f} times real speed; Ctrl-C stops all of it"
+    )
     journal = node.settings.data / "demo-journal.jsonl"
     fleets = [_autonomous(node, passwords, journal, stop), _remote(node, passwords, journal, stop)]
     await asyncio.gather(*fleets, _pay_and_start(node, stop), _keep_topped_up(node, stop))

@@ -44,7 +44,12 @@ async def _database(settings: Settings) -> list[Examined]:
     try:
         connection = await asyncpg.connect(dsn, timeout=5)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError, TimeoutError) as error:
-        return [_bad("PostgreSQL", f"cannot connect ({type(error).__name__}: {error}): start it or correct DATABASE_URL")]
+        return [
+            _bad(
+                "PostgreSQL",
+                f"cannot connect ({type(error).__name__}: {error}): start it or correct DATABASE_URL",
+            )
+        ]
     try:
         return [*await _settings(connection), await _schema(connection), await _clock(connection)]
     finally:

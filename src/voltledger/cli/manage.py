@@ -94,7 +94,13 @@ def _qr(text: str) -> str:
 def station_list(*, json: Json = False) -> None:
     """Lists stations. Example: voltledger station list --json"""
     rows = with_catalog(lambda catalog: _all(lambda cursor: catalog.stations(cursor=cursor, limit=200)))
-    columns = {"id": "station", "status": "status", "vendor": "vendor", "model": "model", "last_seen_at": "last seen"}
+    columns = {
+        "id": "station",
+        "status": "status",
+        "vendor": "vendor",
+        "model": "model",
+        "last_seen_at": "last seen",
+    }
     emit_rows(rows, columns, json=json, empty="No station yet: voltledger station add CP-1")
 
 
@@ -143,9 +149,7 @@ def user_list(*, json: Json = False) -> None:
 
 
 @org.command(name="add")
-def org_add(
-    name: str, *, fee_percent: str | None = None, id: str | None = None, json: Json = False
-) -> None:
+def org_add(name: str, *, fee_percent: str | None = None, id: str | None = None, json: Json = False) -> None:
     """Registers an organisation; --fee-percent replaces the platform's usual fee.
 
     Example: voltledger org add "Green Way" --fee-percent 8

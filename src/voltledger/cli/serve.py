@@ -40,9 +40,7 @@ def serve_until_stopped(settings: Settings, beside: Beside | None = None) -> Non
 
 
 async def _serve(settings: Settings, servers: Servers, beside: Beside | None) -> None:
-    node = Node(
-        settings, dsn=servers.dsn, redis_socket=servers.redis_socket, redis_password=servers.redis_password
-    )
+    node = Node(settings, dsn=servers.dsn, redis_socket=servers.redis_socket, redis_password=servers.redis_password)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -67,8 +67,7 @@ def lock_data_folder(data_folder: Path, name: str = "lock") -> DataFolderLock:
         os.close(file)
         by = f" (process {holder})" if holder.isdigit() else ""
         raise DataFolderBusy(
-            f"another voltledger{by} is using {data_folder}: stop it, or set VOLTLEDGER_DATA "
-            "to another folder"
+            f"another voltledger{by} is using {data_folder}: stop it, or set VOLTLEDGER_DATA to another folder"
         ) from None
     os.ftruncate(file, 0)
     os.pwrite(file, f"{os.getpid()}\n".encode(), 0)

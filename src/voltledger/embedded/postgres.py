@@ -203,9 +203,7 @@ def _make_database(folder: ServerFolder, binaries: PostgresBinaries, name: str) 
         folder.base / "cluster",
         "postgres",
     ]
-    answer = process.run(
-        command, identity=folder.identity, folder=folder.base, stdin=f"CREATE DATABASE {name};\n"
-    )
+    answer = process.run(command, identity=folder.identity, folder=folder.base, stdin=f"CREATE DATABASE {name};\n")
     if answer.returncode != 0 or ("ERROR" in answer.stdout and "already exists" not in answer.stdout):
         errors = [line for line in answer.stdout.splitlines() if "ERROR" in line or "FATAL" in line]
         reason = " ".join(errors) or "it said nothing"
@@ -257,8 +255,7 @@ def _launch(
         process.wait_until(lambda: child.poll() is not None or is_ready(), _READY_TIMEOUT_S)
         if child.poll() is not None or not is_ready():
             raise ServerDidNotStart(
-                f"PostgreSQL {binaries.version} did not start: "
-                f"{process.last_lines(log, log_start)} (see {log})"
+                f"PostgreSQL {binaries.version} did not start: {process.last_lines(log, log_start)} (see {log})"
             )
     except BaseException:
         process.stop(child, _FAST, _IMMEDIATE)

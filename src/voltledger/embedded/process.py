@@ -127,9 +127,7 @@ def run(
 def can_use_folder(folder: Path, identity: Identity | None) -> bool:
     """Whether the server's user can enter and write the folder."""
     try:
-        answer = run(
-            ["/bin/sh", "-c", 'cd -- "$1" && [ -w . ]', "sh", folder], identity=identity, folder=Path("/")
-        )
+        answer = run(["/bin/sh", "-c", 'cd -- "$1" && [ -w . ]', "sh", folder], identity=identity, folder=Path("/"))
     except OSError:
         return False
     return answer.returncode == 0

@@ -150,9 +150,7 @@ logfile ""
         (folder.base / "socket").write_text(str(path), encoding="utf-8")
         process.wait_until(lambda: child.poll() is not None or _answers(path, password), _READY_TIMEOUT_S)
         if child.poll() is not None or not _answers(path, password):
-            raise ServerDidNotStart(
-                f"{program.name} did not start: {process.last_lines(log, log_start)} (see {log})"
-            )
+            raise ServerDidNotStart(f"{program.name} did not start: {process.last_lines(log, log_start)} (see {log})")
     except BaseException:
         process.stop(child, _TERMINATE)
         remove_socket_folder(folder, sockets)

@@ -12,12 +12,12 @@ from uuid import UUID
 
 import msgspec
 
-from voltledger.logs import get_logger, log_failure, log_ocpp
 from voltledger.domain import commands as domain_commands
 from voltledger.domain.commands import Command
 from voltledger.domain.identifiers import StationId
 from voltledger.gateway.connection import StationConnection, WireOutcome, mask
 from voltledger.gateway.registry import ConnectionRegistry
+from voltledger.logs import get_logger, log_failure, log_ocpp
 from voltledger.ocpp.action import Unsupported
 from voltledger.ocpp.registry import dialect
 from voltledger.ocpp.rpc import CallResult, Version
@@ -34,7 +34,13 @@ class CommandStore(Protocol):
     """Where commands are recorded."""
 
     async def begin_command(
-        self, command_id: UUID, station_id: StationId, session_id: UUID | None, action: str, payload: str, epoch: int
+        self,
+        command_id: UUID,
+        station_id: StationId,
+        session_id: UUID | None,
+        action: str,
+        payload: str,
+        epoch: int,
     ) -> None:
         """Records a call before it is sent."""
 
@@ -75,9 +81,7 @@ class StationCommands:
 
     # --- asked by a person or a program, now ---------------------------------------------------
 
-    async def call(
-        self, station_id: str, action: str, payload: str, *, timeout_s: float | None = None
-    ) -> CallOutcome:
+    async def call(self, station_id: str, action: str, payload: str, *, timeout_s: float | None = None) -> CallOutcome:
         """Sends a raw call as it is and waits for its outcome. Raises StoreUnavailable."""
         connection = self._registry.current(station_id)
         if connection is None:
@@ -99,9 +103,7 @@ class StationCommands:
         outgoing = connection.dialect.command(command)
         if isinstance(outgoing, Unsupported):
             return CallOutcome(outcome="call_error", response={"problem": "not supported"}, call_id="")
-        return await self._send_recorded(
-            connection, session_id, outgoing.action, outgoing.payload.decode(), timeout_s
-        )
+        return await self._send_recorded(connection, session_id, outgoing.action, outgoing.payload.decode(), timeout_s)
 
     def check(self, station_id: str, action: str, payload: bytes) -> str | None:
         """A sentence about what is wrong with a raw call, by the station's version; None if nothing is."""
@@ -126,7 +128,12 @@ class StationCommands:
         return outcome
 
     async def _send(
-        self, connection: StationConnection, call_id: str, action: str, payload: bytes, timeout_s: float | None
+        self,
+        connection: StationConnection,
+        call_id: str,
+        action: str,
+        payload: bytes,
+        timeout_s: float | None,
     ) -> CallOutcome:
         wire = await connection.call(action, payload, timeout_s or self._timeout_s)
         return _outcome_of(wire, connection, action, call_id)
@@ -205,4 +212,3 @@ def _outcome_of(wire: WireOutcome, connection: StationConnection, action: str, c
         return CallOutcome(outcome="answered", response=reply.body, call_id=call_id)
     body = {"code": wire.reply.code, "description": wire.reply.description}
     return CallOutcome(outcome="call_error", response=body, call_id=call_id)
-

@@ -17,9 +17,9 @@ import msgspec
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
-from voltledger.logs import get_logger, log_ocpp, log_orphan
 from voltledger.domain.events import Booted, StatusReported
 from voltledger.domain.identifiers import StationId
+from voltledger.logs import get_logger, log_ocpp, log_orphan
 from voltledger.ocpp.action import Delivery
 from voltledger.ocpp.registry import Dialect, Inbound, Refusal
 from voltledger.ocpp.rpc import (
@@ -237,8 +237,12 @@ class StationConnection:
     def _take_reply(self, frame: CallResult | CallError | CallResultError) -> None:
         matched = self._conversation.match(frame)
         if not isinstance(matched, MatchedReply):
-            log_ocpp(log, 
-                "reply to nothing that waits", station=self.station_id, late=matched.late, action=matched.action
+            log_ocpp(
+                log,
+                "reply to nothing that waits",
+                station=self.station_id,
+                late=matched.late,
+                action=matched.action,
             )
             return
         text = _reply_text(frame)
@@ -266,9 +270,7 @@ class StationConnection:
 
     # --- the recorded conversation ---------------------------------------------------------------
 
-    def _keep(
-        self, action: str, message_id: str, payload: str, at: datetime, *, from_station: bool = True
-    ) -> None:
+    def _keep(self, action: str, message_id: str, payload: str, at: datetime, *, from_station: bool = True) -> None:
         self._services.keep_frame(
             FrameRecord(
                 station_id=self.station_id,
@@ -304,6 +306,7 @@ def _reply_text(frame: CallResult | CallError | CallResultError) -> str:
 def _address(socket: ServerConnection) -> str:
     address = socket.remote_address
     return str(address[0]) if address else ""
+
 
 def mask(action: str, payload: str) -> str:
     """A call as it may be recorded: a new station password never is."""

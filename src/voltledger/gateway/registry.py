@@ -11,10 +11,9 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Protocol
 
-
-from voltledger.logs import get_logger, log_ocpp, log_orphan
 from voltledger.domain.identifiers import StationId
 from voltledger.gateway.connection import StationConnection
+from voltledger.logs import get_logger, log_ocpp, log_orphan
 from voltledger.services.runtime import ConnectionInfo
 from voltledger.storage.errors import StoreUnavailable
 
@@ -95,7 +94,11 @@ class ConnectionRegistry:
         chasing = len(recent) == TAKEOVERS_A_MINUTE and loop_time - recent[0] < 60
         recent.append(loop_time)
         if chasing:
-            log_orphan(log, "sockets of one identity chase each other; the older stays open", station=older.station_id)
+            log_orphan(
+                log,
+                "sockets of one identity chase each other; the older stays open",
+                station=older.station_id,
+            )
             return
         log_ocpp(log, "a newer connection took over", station=older.station_id, remote=older.remote)
         task = asyncio.create_task(older.close(1000, "replaced by a newer connection"))

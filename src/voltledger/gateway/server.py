@@ -11,11 +11,11 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
-from voltledger.logs import get_logger, log_orphan
 from voltledger.errors import UserFacingError
 from voltledger.gateway.connection import ConnectionServices, StationConnection
 from voltledger.gateway.identity import station_id_of
 from voltledger.gateway.registry import ConnectionRegistry
+from voltledger.logs import get_logger, log_orphan
 from voltledger.ocpp.registry import dialect
 from voltledger.ocpp.rpc import Version
 from voltledger.services.admission import Admission, Denial
@@ -86,7 +86,8 @@ class StationListener:
         if isinstance(verdict, StationAccess):
             socket.access = verdict  # type: ignore[attr-defined]
             return None
-        log_orphan(log, 
+        log_orphan(
+            log,
             "station refused",
             reason=verdict.value,
             path=request.path[:200],
@@ -104,9 +105,7 @@ class StationListener:
             log_orphan(log, "no OCPP version in common", station=access.station_id)
             await socket.close(1002, "no subprotocol in common: offer ocpp1.6")
             return
-        connection = StationConnection(
-            socket, access.station_id, dialect(Version(socket.subprotocol)), self._services
-        )
+        connection = StationConnection(socket, access.station_id, dialect(Version(socket.subprotocol)), self._services)
         self._registry.opened(connection)
         try:
             await connection.run()

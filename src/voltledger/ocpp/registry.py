@@ -120,9 +120,7 @@ class Dialect:
         except (ValueError, RecursionError):
             return self._read_tolerantly(declaration, prefix, payload, received_at)
         if declaration.delivery is not Delivery.TRANSACTIONAL:
-            return Inbound(
-                declaration.to_event(request, received_at), declaration.delivery, None, declaration
-            )
+            return Inbound(declaration.to_event(request, received_at), declaration.delivery, None, declaration)
         identity = declaration.identity
         content = request if identity is None else identity(request)
         return Inbound(

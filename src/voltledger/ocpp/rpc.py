@@ -199,9 +199,7 @@ def _call(parts: list[Raw], message_id: str | None, raw_id: bytes, version: Vers
         return _unreadable(version, "the message id is not text")
     action = _text(parts, 2)
     if action is None:
-        return BadFrame(
-            message_id, raw_id, ErrorCode.FORMAT_VIOLATION, "the third element is not an action", True
-        )
+        return BadFrame(message_id, raw_id, ErrorCode.FORMAT_VIOLATION, "the third element is not an action", True)
     return Call(message_id, action, _payload(parts, 3), None if raw_id[:1] == b'"' else raw_id)
 
 
@@ -474,8 +472,4 @@ class Conversation:
             self._past.popitem(last=False)
 
     def _blames_the_only_call(self, frame: ReplyFrame) -> bool:
-        return (
-            isinstance(frame, CallError)
-            and frame.message_id in ("", UNREADABLE_ID)
-            and len(self._pending) == 1
-        )
+        return isinstance(frame, CallError) and frame.message_id in ("", UNREADABLE_ID) and len(self._pending) == 1

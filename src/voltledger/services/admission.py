@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
@@ -75,9 +74,7 @@ class Admission:
             self._remembered.pop(station_id.lower(), None)
         return access
 
-    async def _prove(
-        self, access: StationAccess, credentials: tuple[bytes, bytes] | None
-    ) -> StationAccess | Denial:
+    async def _prove(self, access: StationAccess, credentials: tuple[bytes, bytes] | None) -> StationAccess | Denial:
         if credentials is None:
             return Denial.NO_CREDENTIALS
         user, password = credentials

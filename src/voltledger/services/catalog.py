@@ -1,4 +1,4 @@
-"""What people manage and look at: stations, tokens, users, money coming in, prices, keys, sessions, the books.
+"""What people manage and look at: stations, tokens, users, money, prices, keys, sessions, findings, books.
 
 The command line, the HTTP API and the pages call the same functions: plain arguments in, Structs out,
 no word of HTTP.
@@ -858,7 +858,8 @@ class Catalog:
             return await _token(work, normal_token(value))
 
     async def change_token(self, value: str, changes: Mapping[str, Any]) -> Token:
-        """Changes the named fields: `type`, `status`, `group`, `user`, `expires_at`; None clears the last three.
+        """Changes the named fields: `type`, `status`, `group`, `user`, `expires_at`; None clears the last
+        three.
 
         Raises: NotFound, InvalidInput.
         """
@@ -919,9 +920,7 @@ class Catalog:
             currency=found.currency,
         )
 
-    async def wallet_transactions(
-        self, user: str, *, cursor: str | None = None, limit: int = 50
-    ) -> Page[WalletLine]:
+    async def wallet_transactions(self, user: str, *, cursor: str | None = None, limit: int = 50) -> Page[WalletLine]:
         """The movements of a wallet, newest first. Raises: NotFound."""
         before, line = _decode_cursor(cursor, int, int)
         count = _limit(limit)
@@ -942,9 +941,7 @@ class Catalog:
         payment = _text("key", key, most=200) if key is not None else secrets.token_hex(16)
         async with self._store.unit_of_work() as work:
             found = await _user(work, user)
-            entry = topup_entry(
-                key=payment, user=UserId(found.id), currency=found.currency, amount=Minor(amount_minor)
-            )
+            entry = topup_entry(key=payment, user=UserId(found.id), currency=found.currency, amount=Minor(amount_minor))
             if entry is None:
                 raise InvariantBroken("a top-up of a positive amount made no entry")
             fresh = await work.post(entry)
@@ -956,9 +953,7 @@ class Catalog:
                 amount_minor,
                 found.currency,
             ):
-                raise SameKeyOtherInput(
-                    "this key was used for another top-up; use a new key for a new payment"
-                )
+                raise SameKeyOtherInput("this key was used for another top-up; use a new key for a new payment")
             if fresh:
                 news = {"user": found.id, "amount_minor": amount_minor, "currency": found.currency}
                 await work.run("catalog_feed_insert", "topup", None, None, msgspec.json.encode(news).decode())
@@ -975,10 +970,7 @@ class Catalog:
         if not organization_id or ":" in organization_id:
             raise InvalidInput("id", "must be 1 to 64 characters without a colon")
         async with self._store.unit_of_work() as work:
-            if (
-                await work.one("catalog_organization_add", _Value, organization_id, shown, fee_percent)
-                is None
-            ):
+            if await work.one("catalog_organization_add", _Value, organization_id, shown, fee_percent) is None:
                 raise NotPossibleNow(f"organisation {organization_id} exists already; give another id")
             return await _organization(work, organization_id)
 
@@ -1006,10 +998,7 @@ class Catalog:
         """Changes name and fee from now on; `fee_as_set` goes back to the setting. Raises: NotFound."""
         shown = None if name is None else _text("name", name, most=200)
         async with self._store.unit_of_work() as work:
-            if (
-                await work.one("catalog_organization_change", _Value, id, shown, fee_percent, fee_as_set)
-                is None
-            ):
+            if await work.one("catalog_organization_change", _Value, id, shown, fee_percent, fee_as_set) is None:
                 raise NotFound(f"there is no organisation {id}")
             return await _organization(work, id)
 
@@ -1182,9 +1171,7 @@ class Catalog:
                 sentence=money_sentence(row),
                 settlements=await work.many("catalog_settlements", SettlementView, id),
                 entries=list(reversed(await _with_postings(work, entries))),
-                findings=await work.many(
-                    "catalog_findings", FindingView, None, None, None, None, id, MAX_PAGE
-                ),
+                findings=await work.many("catalog_findings", FindingView, None, None, None, None, id, MAX_PAGE),
                 commands=await work.many("catalog_commands_of_session", AskedOf, id),
             )
 
@@ -1204,9 +1191,7 @@ class Catalog:
         (before,) = _decode_cursor(cursor, int)
         count = _limit(limit)
         async with self._store.unit_of_work() as work:
-            rows = await work.many(
-                "catalog_findings", FindingView, before, state, kind, station, session, count + 1
-            )
+            rows = await work.many("catalog_findings", FindingView, before, state, kind, station, session, count + 1)
         return _page(rows, count, lambda f: (f.id,))
 
     async def finding(self, id: int) -> FindingView:
@@ -1321,9 +1306,7 @@ class Catalog:
     async def store_answer(self, actor: str, key: str, answer: StoredAnswer) -> None:
         """Keeps an answer for its key; the first one stands."""
         async with self._store.unit_of_work() as work:
-            await work.run(
-                "catalog_idempotency_put", actor, key, answer.request_hash, answer.status, answer.response
-            )
+            await work.run("catalog_idempotency_put", actor, key, answer.request_hash, answer.status, answer.response)
 
 
 def _digest(key: str) -> bytes:
@@ -1335,9 +1318,7 @@ def _versions(given: Sequence[str]) -> list[str]:
     """Subprotocols in the order given; `1.6` means `ocpp1.6`."""
     versions = [v if v.startswith("ocpp") else f"ocpp{v}" for v in given]
     if not versions or any(v not in OCPP_VERSIONS for v in versions):
-        raise InvalidInput(
-            "ocpp_versions", f"must name at least one of {', '.join(OCPP_VERSIONS)}, and nothing else"
-        )
+        raise InvalidInput("ocpp_versions", f"must name at least one of {', '.join(OCPP_VERSIONS)}, and nothing else")
     return list(dict.fromkeys(versions))
 
 
@@ -1421,10 +1402,7 @@ async def _with_connectors(work: CatalogWork, stations: list[Station]) -> list[S
 
 async def _with_postings(work: CatalogWork, entries: list[EntryView]) -> list[EntryView]:
     lines = await work.many("catalog_postings", PostingView, [e.id for e in entries])
-    return [
-        msgspec.structs.replace(e, postings=[line for line in lines if line.entry_id == e.id])
-        for e in entries
-    ]
+    return [msgspec.structs.replace(e, postings=[line for line in lines if line.entry_id == e.id]) for e in entries]
 
 
 _SECRET_NAMES = ("AuthorizationKey", "BasicAuthPassword", "basicAuthPassword")

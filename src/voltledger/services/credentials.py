@@ -32,7 +32,8 @@ def verify_password(given: bytes, stored: str) -> bool:
     kind, salt_hex, digest_hex = stored.split("$")
     make = _fast if kind == "fast" else _slow
     salt, digest = bytes.fromhex(salt_hex), bytes.fromhex(digest_hex)
-    return any([hmac.compare_digest(make(form, salt), digest) for form in _forms(given)])
+    right = [hmac.compare_digest(make(form, salt), digest) for form in _forms(given)]
+    return any(right)
 
 
 def _forms(given: bytes) -> list[bytes]:

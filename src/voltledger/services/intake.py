@@ -18,7 +18,6 @@ from datetime import datetime
 
 import msgspec
 
-from voltledger.logs import get_logger, log_failure
 from voltledger.domain.events import (
     Answer,
     Booted,
@@ -36,6 +35,7 @@ from voltledger.domain.session.book import Policy, StationBook
 from voltledger.domain.session.connectors import ConnectorRecord, is_stale, station_status
 from voltledger.domain.session.decide import decide
 from voltledger.domain.session.decision import Circumstances, Decision, FactState
+from voltledger.logs import get_logger, log_failure
 from voltledger.storage.errors import StoreContention, StoreUnavailable
 from voltledger.storage.ports import (
     AlreadyRecorded,
@@ -266,11 +266,21 @@ class Intake:
     async def _keep_poison(self, waiting: _Waiting, error: Exception) -> None:
         """T1': our own code failed on this fact; it is kept raw and answered all the same."""
         fact = waiting.fact
-        log_failure(log, "a fact made our code fail; kept raw", station=fact.station_id, action=fact.action, exc_info=error)
+        log_failure(
+            log,
+            "a fact made our code fail; kept raw",
+            station=fact.station_id,
+            action=fact.action,
+            exc_info=error,
+        )
         try:
             await self._ids.ensure(1)
             response = fact.encode(
-                Answer(at=fact.received_at, transaction_ref=self._ids.draw_ref(), heartbeat_s=self._policy.heartbeat_s)
+                Answer(
+                    at=fact.received_at,
+                    transaction_ref=self._ids.draw_ref(),
+                    heartbeat_s=self._policy.heartbeat_s,
+                )
             ).decode()
             async with self._store.unit_of_work() as work:
                 await work.save(_poison_changes(fact, response, error))

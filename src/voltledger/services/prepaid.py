@@ -1,17 +1,23 @@
 """Prepaid charging: money set aside and the station asked to start, in one unit of work."""
 
+import hashlib
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 from uuid import UUID
 
 import msgspec
 
-from voltledger.logs import get_logger
 from voltledger.domain.commands import StartCharging, StopCharging
-from voltledger.domain.errors import CurrencyMismatch, InsufficientFunds, InvalidInput, NotFound, NotPossibleNow
+from voltledger.domain.errors import (
+    CurrencyMismatch,
+    InsufficientFunds,
+    InvalidInput,
+    NotFound,
+    NotPossibleNow,
+    SameKeyOtherInput,
+)
 from voltledger.domain.identifiers import SessionId, StationId, TokenValue, UserId, normal_token
 from voltledger.domain.ledger.entries import Entry
 from voltledger.domain.ledger.holds import hold_entry
@@ -22,6 +28,7 @@ from voltledger.domain.session.conclude import conclude
 from voltledger.domain.session.decision import Ask
 from voltledger.domain.session.session import ChargingSession, Origin
 from voltledger.domain.session.states import Happening, State
+from voltledger.logs import get_logger
 from voltledger.services.runtime import CallOutcome, Commands, Presence
 from voltledger.storage.ports import Changes, Payer, QueuedCommand
 
@@ -95,14 +102,24 @@ class PrepaidService:
     ) -> UUID:
         """Sets the amount aside and asks the station to start; the session waits as PENDING.
 
+        The session's id comes from `key` where there is one, so that the same key can make only one
+        session even if the first answer was lost with a crash.
+
         Effects: one session, one hold and one queued command, in one unit of work.
-        Raises: InvalidInput, NotFound, CurrencyMismatch, InsufficientFunds, NotPossibleNow.
+        Raises: InvalidInput, NotFound, CurrencyMismatch, InsufficientFunds, NotPossibleNow, and
+        SameKeyOtherInput when the key came before with other input.
         """
         if not 0 < amount_minor <= MAX_AMOUNT_MINOR:
             raise InvalidInput("amount_minor", f"must be between 1 and {MAX_AMOUNT_MINOR}")
         station = StationId(station_id)
+        session_id = SessionId(self._new_id() if key is None else _id_of_key(f"{user_id}:{key}"))
         async with self._store.session_work() as work:
-            session, entry = await self._prepare(work, station, connector, UserId(user_id), Minor(amount_minor), token)
+            before = None if key is None else await work.session(session_id)
+            if before is not None:
+                return _same_start(before, station, connector, amount_minor)
+            session, entry = await self._prepare(
+                work, session_id, station, connector, UserId(user_id), Minor(amount_minor), token
+            )
             await work.save(_start_changes(session, entry))
         self._wake()
         return session.id
@@ -110,6 +127,7 @@ class PrepaidService:
     async def _prepare(
         self,
         work: SessionWork,
+        session_id: SessionId,
         station_id: StationId,
         connector: int,
         user_id: UserId,
@@ -137,10 +155,11 @@ class PrepaidService:
             raise NotPossibleNow(f"station {station_id} is not connected: nothing was set aside, try again later")
         if await work.busy(station_id, connector):
             raise NotPossibleNow(f"connector {connector} of {station_id} is in use")
-        return self._pending_session(station_id, connector, user_id, amount, token, terms)
+        return self._pending_session(session_id, station_id, connector, user_id, amount, token, terms)
 
     def _pending_session(
         self,
+        session_id: SessionId,
         station_id: StationId,
         connector: int,
         user_id: UserId,
@@ -149,7 +168,6 @@ class PrepaidService:
         terms: Terms,
     ) -> tuple[ChargingSession, Entry | None]:
         now = self._now()
-        session_id = SessionId(self._new_id())
         session = ChargingSession(
             id=session_id,
             station_id=station_id,
@@ -166,9 +184,7 @@ class PrepaidService:
             paid_minor=amount,
             pending_until=now + self._pending_for,
         )
-        entry = hold_entry(
-            session_id=session_id, user=user_id, currency=terms.price.currency, amount=amount, version=1
-        )
+        entry = hold_entry(session_id=session_id, user=user_id, currency=terms.price.currency, amount=amount, version=1)
         return session, entry
 
     async def stop(self, session_id: UUID) -> CallOutcome:
@@ -214,7 +230,9 @@ class PrepaidService:
         async with self._store.session_work() as work:
             session = await work.session(SessionId(queued.session_id))
             if session is not None and session.state is State.PENDING:
-                await work.save(not_started_changes(session, self._now(), f"the station answered {status or 'nothing'}"))
+                await work.save(
+                    not_started_changes(session, self._now(), f"the station answered {status or 'nothing'}")
+                )
         self._wake()
 
     async def expire_pending(self) -> int:
@@ -226,6 +244,21 @@ class PrepaidService:
         if overdue:
             self._wake()
         return len(overdue)
+
+
+def _id_of_key(key: str) -> UUID:
+    """A version 8 UUID that a key always gives."""
+    digest = bytearray(hashlib.blake2b(key.encode(), digest_size=16, person=b"prepaid start").digest())
+    digest[6] = digest[6] & 0x0F | 0x80
+    digest[8] = digest[8] & 0x3F | 0x80
+    return UUID(bytes=bytes(digest))
+
+
+def _same_start(before: ChargingSession, station_id: StationId, connector: int, amount_minor: int) -> UUID:
+    """The session that the key made before, if it was for the same."""
+    if (before.station_id, before.evse_id) != (station_id, connector) or before.paid_minor < amount_minor:
+        raise SameKeyOtherInput("this key was used for another start: use a new one")
+    return before.id
 
 
 def _start_changes(session: ChargingSession, entry: Entry | None) -> Changes:
@@ -249,7 +282,9 @@ def not_started_changes(session: ChargingSession, at: datetime, why: str) -> Cha
     finding = Finding(
         kind=FindingKind.NOT_STARTED,
         key=f"not_started:{session.id}",
-        summary=f"The paid start on connector {session.evse_id} did not happen: {why}. The money goes back to the wallet.",
+        summary=(
+            f"The paid start on connector {session.evse_id} did not happen: {why}. The money goes back to the wallet."
+        ),
         station_id=session.station_id,
         evse_id=session.evse_id,
         session_id=session.id,

@@ -15,8 +15,23 @@ import msgspec
 from voltledger.config import Settings
 from voltledger.domain.commands import Command
 from voltledger.services.catalog import Catalog
-from voltledger.storage.errors import StoreContention as StoreContention
-from voltledger.storage.errors import StoreUnavailable as StoreUnavailable
+from voltledger.storage.errors import StoreContention, StoreUnavailable
+
+__all__ = [
+    "CallOutcome",
+    "Commands",
+    "ConnectionInfo",
+    "Health",
+    "Live",
+    "LoopHealth",
+    "Outcome",
+    "Prepaid",
+    "Presence",
+    "Runtime",
+    "Status",
+    "StoreContention",
+    "StoreUnavailable",
+]
 
 Outcome = Literal["answered", "call_error", "timeout", "not_connected", "unknown"]
 """What became of a call: `unknown` when the connection broke while we waited, so that nobody can say."""
@@ -64,9 +79,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 class Commands(Protocol):
     """Asking stations for something."""
 
-    async def call(
-        self, station_id: str, action: str, payload: str, *, timeout_s: float | None = None
-    ) -> CallOutcome:
+    async def call(self, station_id: str, action: str, payload: str, *, timeout_s: float | None = None) -> CallOutcome:
         """Sends a raw payload, the JSON text as it is, and waits for what becomes of it."""
 
     async def command(

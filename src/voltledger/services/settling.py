@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-
-from voltledger.logs import get_logger, log_failure
 from voltledger.domain.ledger.settlement import Settlement, settle
 from voltledger.domain.session.session import ChargingSession
+from voltledger.logs import get_logger, log_failure
 from voltledger.storage.errors import StoreContention, StoreUnavailable
 from voltledger.storage.ports import DueSettlement, SettlementStore, SettlementWork
 

@@ -17,10 +17,8 @@ from uuid import UUID
 
 import msgspec
 
-from voltledger.logs import get_logger, log_orphan, log_sync
 from voltledger.domain.commands import TriggerReport
-from voltledger.domain.events import ConnectorStatus
-from voltledger.domain.identifiers import SessionId, StationId, TransactionRef
+from voltledger.domain.identifiers import SessionId, StationId
 from voltledger.domain.quantities import Wh
 from voltledger.domain.reconciliation.evidence import Witness
 from voltledger.domain.reconciliation.findings import Finding, FindingKind, FindingState
@@ -33,10 +31,11 @@ from voltledger.domain.reconciliation.verdict import (
 )
 from voltledger.domain.session.book import StationBook
 from voltledger.domain.session.conclude import ask_to_stop, conclude, reopen
-from voltledger.domain.session.connectors import ConnectorRecord, station_status
+from voltledger.domain.session.connectors import station_status
 from voltledger.domain.session.money import hold_again
 from voltledger.domain.session.session import ChargingSession, Origin
 from voltledger.domain.session.states import Happening, Refused, State, apply
+from voltledger.logs import get_logger, log_orphan, log_sync
 from voltledger.services.runtime import Commands
 from voltledger.storage.errors import StoreContention
 from voltledger.storage.ports import BookWanted, Changes, OrphanCandidate, StationOverview, StationState
@@ -164,7 +163,12 @@ class DatabaseSyncService:
         if sessions and not dry_run:
             self._wake()
         return [
-            _step("settle a session that was ended by hand", s, s.stop_reason or "no reason given", done=not dry_run)
+            _step(
+                "settle a session that was ended by hand",
+                s,
+                s.stop_reason or "no reason given",
+                done=not dry_run,
+            )
             for s in sessions
         ]
 
@@ -224,7 +228,12 @@ class DatabaseSyncService:
             try:
                 steps.extend(await self._judge_orphan(candidate, dry_run=dry_run))
             except StoreContention as error:
-                log_sync(log, "an orphan is being taken up by another", station=candidate.station_id, problem=str(error))
+                log_sync(
+                    log,
+                    "an orphan is being taken up by another",
+                    station=candidate.station_id,
+                    problem=str(error),
+                )
         return steps
 
     async def _find_ghosts(self, *, dry_run: bool) -> list[Step]:
@@ -276,9 +285,7 @@ class DatabaseSyncService:
             self._wake()
         return [_step("close a ghost", session, verdict.evidence[0].text, done=not dry_run)]
 
-    async def _close_ghost(
-        self, work: SyncWork, session: ChargingSession, witness: Witness, verdict: Verdict
-    ) -> None:
+    async def _close_ghost(self, work: SyncWork, session: ChargingSession, witness: Witness, verdict: Verdict) -> None:
         ended_at = witness.status_since or self._now()
         ended = conclude(session, Happening.GHOST_CLOSED, ended_at, "Ghost")
         ended = msgspec.structs.replace(ended, meter_stop_wh=session.register_wh)
@@ -307,9 +314,7 @@ class DatabaseSyncService:
             status_at=candidate.status_at,
             heard_at=None,
         )
-        verdict = judge_free_connector(
-            witness, stray_energy_wh=candidate.energy_wh, grace=self._policy.orphan_grace
-        )
+        verdict = judge_free_connector(witness, stray_energy_wh=candidate.energy_wh, grace=self._policy.orphan_grace)
         if verdict.remedy is not Remedy.ADOPT:
             return []
         async with self._store.session_work() as work:
@@ -444,8 +449,8 @@ def _will_not_stop(session: ChargingSession) -> Finding:
         kind=FindingKind.WILL_NOT_STOP,
         key=f"will_not_stop:{session.id}",
         summary=(
-            f"Connector {session.evse_id} goes on charging although it was asked to stop {session.stop_attempts} times. "
-            "The station is out of order; send someone, or reset it. What flows is recorded and owed."
+            f"Connector {session.evse_id} goes on charging although it was asked to stop {session.stop_attempts} "
+            "times. The station is out of order; send someone, or reset it. What flows is recorded and owed."
         ),
         station_id=session.station_id,
         evse_id=session.evse_id,

@@ -333,9 +333,7 @@ class SimulatedStation:
         )
         self.sessions.append(session)
         self._note(Kind.SESSION_BEGIN, session, token=token, behaviour="normal")
-        self._note(
-            Kind.QUEUED, session, fact=session.start_fact, action="StartTransaction", payload=dict(start)
-        )
+        self._note(Kind.QUEUED, session, fact=session.start_fact, action="StartTransaction", payload=dict(start))
         return session
 
     async def resend_start(
@@ -423,9 +421,7 @@ class SimulatedStation:
         }
         energy_wh = register_wh - session.start_register_wh
         self._note(Kind.SESSION_END, session, energy_wh=energy_wh, reason=reason)
-        self._note(
-            Kind.QUEUED, session, fact=session.stop_fact, action="StopTransaction", payload=session.stop
-        )
+        self._note(Kind.QUEUED, session, fact=session.stop_fact, action="StopTransaction", payload=session.stop)
 
     async def resend_stop(
         self,

@@ -18,9 +18,7 @@ def answer_command(station: "Station", call: Call) -> Result | Error:
     """The answer to one call of the server; an unknown action or a missing field is a CALLERROR."""
     answerer = _ANSWERERS.get(call.action)
     if answerer is None:
-        return Error(
-            message_id=call.message_id, code="NotImplemented", description=f"{call.action} is not known"
-        )
+        return Error(message_id=call.message_id, code="NotImplemented", description=f"{call.action} is not known")
     try:
         payload = answerer(station, call.payload)
     except (KeyError, TypeError, ValueError) as error:
@@ -66,11 +64,7 @@ def _change_configuration(station: "Station", asked: Payload) -> dict[str, Any]:
 
 def _trigger(station: "Station", asked: Payload) -> dict[str, Any]:
     connector = asked.get("connectorId")
-    return {
-        "status": station.trigger(
-            str(asked["requestedMessage"]), None if connector is None else int(connector)
-        )
-    }
+    return {"status": station.trigger(str(asked["requestedMessage"]), None if connector is None else int(connector))}
 
 
 def _always(**answer: Any) -> Answerer:

@@ -108,9 +108,7 @@ class Fleet:
     def power_loss(self, station: str, *, queue_survives: bool = True, outage_s: float | None = None) -> None:
         """Takes the power from one station, on request."""
         runner = self.runners[station]
-        runner.order(
-            lambda now: runner.station.power_loss(now, queue_survives=queue_survives, outage_s=outage_s)
-        )
+        runner.order(lambda now: runner.station.power_loss(now, queue_survives=queue_survives, outage_s=outage_s))
 
     def plug_in(self, station: str, connector: int, token: str) -> None:
         """A driver comes to one station, on request."""

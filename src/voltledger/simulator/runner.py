@@ -251,9 +251,7 @@ class StationRunner:
 
     def _note(self, kind: Kind, *, reason: str | None = None, error: str | None = None) -> None:
         station = self.station.settings.station
-        self._journal.write(
-            JournalLine(at=datetime.now(UTC), station=station, kind=kind, reason=reason, error=error)
-        )
+        self._journal.write(JournalLine(at=datetime.now(UTC), station=station, kind=kind, reason=reason, error=error))
 
 
 def _close_reason(socket: ClientConnection) -> str:

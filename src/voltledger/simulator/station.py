@@ -477,9 +477,7 @@ class Station:
         session.begin_register_wh = session.connector.register_wh
         session.metered_at = self._now
         self.counts.sessions_begun += 1
-        self._note(
-            Kind.SESSION_BEGIN, session=session, token=session.token, behaviour=str(session.plan.behaviour)
-        )
+        self._note(Kind.SESSION_BEGIN, session=session, token=session.token, behaviour=str(session.plan.behaviour))
         if not session.is_orphan:
             self._queue_start(session)
         self._show(session.connector, Status.CHARGING)
@@ -572,9 +570,7 @@ class Station:
     def _end(self, session: Session, reason: str) -> None:
         """The car stops taking energy; what the server hears of it depends on the behaviour drawn."""
         self._end_truth(session, reason)
-        owed = _OwedStop(
-            session=session, reason=reason, at=self._now, register_wh=session.connector.register_wh
-        )
+        owed = _OwedStop(session=session, reason=reason, at=self._now, register_wh=session.connector.register_wh)
         match session.plan.behaviour:
             case Behaviour.LOST_STOP:
                 self._forget_stop(owed)
@@ -666,9 +662,7 @@ class Station:
 
     def _end_dark(self, session: Session, reason: str) -> None:
         self._end_truth(session, reason)
-        owed = _OwedStop(
-            session=session, reason=reason, at=self._now, register_wh=session.connector.register_wh
-        )
+        owed = _OwedStop(session=session, reason=reason, at=self._now, register_wh=session.connector.register_wh)
         if session.plan.behaviour is Behaviour.LOST_STOP:
             self._forget_stop(owed)
         elif not session.is_orphan:
@@ -747,9 +741,7 @@ class Station:
         """A call that is worth nothing later: dropped when there is no connection, or before boot."""
         if self.is_open and (self.booted or action == "BootNotification"):
             self._order += 1
-            self._outbox.append(
-                _Plain(order=self._order, action=action, payload=payload, on_answer=on_answer)
-            )
+            self._outbox.append(_Plain(order=self._order, action=action, payload=payload, on_answer=on_answer))
 
     def _say_boot(self) -> None:
         settings = self.settings

@@ -9,9 +9,9 @@ from uuid import UUID
 
 from voltledger.domain.events import Booted, ConnectorStatus, Reading, StatusReported
 from voltledger.domain.identifiers import SessionId, StationId, TokenValue, TransactionRef, UserId
-from voltledger.domain.quantities import Minor, Wh
 from voltledger.domain.ledger.entries import Entry
 from voltledger.domain.ledger.settlement import Settled, Settlement
+from voltledger.domain.quantities import Minor, Wh
 from voltledger.domain.reconciliation.findings import Finding
 from voltledger.domain.session.book import Policy, StationBook
 from voltledger.domain.session.connectors import ConnectorRecord, StationStatus

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-
 from voltledger.logs import get_logger, log_failure, log_sync
 from voltledger.services.runtime import LoopHealth
 from voltledger.storage.errors import StoreUnavailable

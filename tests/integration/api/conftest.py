@@ -34,7 +34,9 @@ class FakeCommands:
     """Answers every call with `outcome`, and remembers what it was asked."""
 
     outcome: CallOutcome = field(
-        default_factory=lambda: CallOutcome(outcome="answered", response={"status": "Accepted"}, call_id="c-1")
+        default_factory=lambda: CallOutcome(
+            outcome="answered", response={"status": "Accepted"}, call_id="c-1"
+        )
     )
     problem: str | None = None
     calls: list[tuple[str, str, str, float | None]] = field(default_factory=list)
@@ -76,7 +78,9 @@ class FakePrepaid:
     dsn: str
     error: DomainError | None = None
     outcome: CallOutcome = field(
-        default_factory=lambda: CallOutcome(outcome="answered", response={"status": "Accepted"}, call_id="c-2")
+        default_factory=lambda: CallOutcome(
+            outcome="answered", response={"status": "Accepted"}, call_id="c-2"
+        )
     )
     starts: int = 0
     stops: list[UUID] = field(default_factory=list)
@@ -97,7 +101,12 @@ class FakePrepaid:
         connection = await asyncpg.connect(self.dsn)
         try:
             return await insert_session(
-                connection, station_id, evse_id=connector, user=user_id, paid_minor=amount_minor, status="PENDING"
+                connection,
+                station_id,
+                evse_id=connector,
+                user=user_id,
+                paid_minor=amount_minor,
+                status="PENDING",
             )
         finally:
             await connection.close()

@@ -238,12 +238,12 @@ def result(message_id: str) -> CallResult:
 def test_a_reply_ends_the_wait_of_its_call_only() -> None:
     talk = Conversation()
     begun = talk.begin("c1", "Reset", 10.0, 30.0)
-    assert talk.pending == (begun,)
+    assert list(talk.pending) == [begun]
     assert isinstance(talk.match(result("foreign")), UnknownReply)
     matched = talk.match(result("c1"))
     assert isinstance(matched, MatchedReply)
     assert matched.call is begun
-    assert not talk.pending
+    assert list(talk.pending) == []
     assert talk.match(result("c1")) == UnknownReply(reply=result("c1"))
 
 

@@ -650,6 +650,20 @@ def test_power_loss_without_memory_loses_the_whole_queue() -> None:
     assert not b.transaction_messages()
 
 
+def test_in_the_dark_nothing_happens_until_power_comes_back() -> None:
+    b = bench(time_scale=1.0)
+    b.open()
+    b.pass_time(100)
+    b.perform(b.station.power_loss(b.now, queue_survives=True, outage_s=5000.0))
+    assert b.station.wake_at == b.now + 5000.0
+    said = len(b.sent)
+    b.pass_time(4999)
+    assert len(b.sent) == said
+    assert b.lines[-1].kind is not Kind.POWER_UP
+    b.pass_time(2)
+    assert b.noted(Kind.POWER_UP)
+
+
 def test_winding_up_ends_what_runs_and_begins_nothing() -> None:
     b = bench(sessions=None, connectors=2)
     b.open()

@@ -52,8 +52,8 @@ async def remedy_finding(request: AnyRequest, finding_id: FromPath[int]) -> Find
     """Not by request yet: the reconciler carries out what it can prove."""
     found = await runtime_of(request).catalog.finding(finding_id)
     raise NotPossibleNow(
-        f"finding {found.id} ({found.kind}) has no remedy that can be asked for: the reconciliation passes repair "
-        f"what they can prove; accept or dismiss what is left"
+        f"finding {found.id} ({found.kind}) has no remedy that can be asked for: the reconciliation passes "
+        f"repair what they can prove; accept or dismiss what is left"
     )
 
 

@@ -82,18 +82,14 @@ async def _news(catalog: Catalog, place: FeedPlace) -> list[FeedRow]:
         return []
 
 
-async def _pump(
-    items: AsyncIterator[Mapping[str, object]], queue: asyncio.Queue[Mapping[str, object]]
-) -> None:
+async def _pump(items: AsyncIterator[Mapping[str, object]], queue: asyncio.Queue[Mapping[str, object]]) -> None:
     async for item in items:
         if queue.full():
             queue.get_nowait()
         queue.put_nowait(item)
 
 
-async def _live(
-    queue: asyncio.Queue[Mapping[str, object]], until: float
-) -> AsyncIterator[Mapping[str, object]]:
+async def _live(queue: asyncio.Queue[Mapping[str, object]], until: float) -> AsyncIterator[Mapping[str, object]]:
     loop = asyncio.get_running_loop()
     while (left := until - loop.time()) > 0:
         try:

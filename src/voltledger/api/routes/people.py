@@ -159,9 +159,7 @@ async def list_tariffs(
     limit: Limit = 50,
 ) -> Page[Tariff]:
     """Newest first."""
-    return await runtime_of(request).catalog.tariffs(
-        scope=scope_, scope_id=scope_id, cursor=cursor, limit=limit
-    )
+    return await runtime_of(request).catalog.tariffs(scope=scope_, scope_id=scope_id, cursor=cursor, limit=limit)
 
 
 @post("/tariffs", summary="Set a price")

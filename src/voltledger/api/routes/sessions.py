@@ -65,9 +65,7 @@ async def list_readings(
     request: AnyRequest, session_id: FromPath[UUID], cursor: FromQuery[str | None] = None, limit: Limit = 200
 ) -> Page[ReadingRow]:
     """In order of time."""
-    return await runtime_of(request).catalog.readings(
-        session_id, user=own_user(request), cursor=cursor, limit=limit
-    )
+    return await runtime_of(request).catalog.readings(session_id, user=own_user(request), cursor=cursor, limit=limit)
 
 
 @get("/sessions/{session_id:uuid}/explain", summary="Why a session's amounts are what they are")

@@ -97,9 +97,11 @@ async def change_station(request: AnyRequest, station_id: FromPath[str], data: J
 
 
 @post("/stations/{station_id:str}/password", summary="Give a station another password", status_code=200)
-async def set_password(request: AnyRequest, station_id: FromPath[str], data: JSONBody[NewPassword]) -> StationAdded:
+async def set_password(
+    request: AnyRequest, station_id: FromPath[str], data: JSONBody[NewPassword | None] = None
+) -> StationAdded:
     """It counts from the station's next connection on, and is answered this once."""
-    return await runtime_of(request).catalog.set_station_password(station_id, password=data.password)
+    return await runtime_of(request).catalog.set_station_password(station_id, password=data.password if data else None)
 
 
 @get("/stations/{station_id:str}/frames", summary="The recorded conversation, both ways")
@@ -112,9 +114,7 @@ async def list_frames(
     limit: Limit = 50,
 ) -> Page[Frame]:
     """Newest first; `text` finds frames whose payload holds it."""
-    return await runtime_of(request).catalog.frames(
-        station_id, action=action, text=text, cursor=cursor, limit=limit
-    )
+    return await runtime_of(request).catalog.frames(station_id, action=action, text=text, cursor=cursor, limit=limit)
 
 
 @post("/stations/{station_id:str}/calls/{action:str}", summary="Send a raw OCPP call", status_code=200)
@@ -133,9 +133,7 @@ async def call(
         wrong = runtime.commands.check(station_id, action, payload.encode())
         if wrong is not None:
             raise SchemaProblem(wrong)
-        return _connected(
-            station_id, await runtime.commands.call(station_id, action, payload, timeout_s=timeout_s)
-        )
+        return _connected(station_id, await runtime.commands.call(station_id, action, payload, timeout_s=timeout_s))
 
     return await once(request, effect, status=200)
 
@@ -165,9 +163,7 @@ async def _send(
 
     async def effect() -> CallOutcome:
         await runtime.catalog.station(station_id)
-        return _connected(
-            station_id, await runtime.commands.command(station_id, command, timeout_s=timeout_s)
-        )
+        return _connected(station_id, await runtime.commands.command(station_id, command, timeout_s=timeout_s))
 
     return await once(request, effect, status=200)
 
@@ -200,17 +196,18 @@ async def command_stop(
         if session.transaction_id is None:
             raise NotPossibleNow("the session has no transaction yet")
         ref = session.transaction_id
-    return await _send(
-        request, station_id, StopCharging(transaction_ref=TransactionRef(ref or "")), timeout_s
-    )
+    return await _send(request, station_id, StopCharging(transaction_ref=TransactionRef(ref or "")), timeout_s)
 
 
 @post("/stations/{station_id:str}/commands/reset", summary="Restart the station", status_code=200)
 async def command_reset(
-    request: AnyRequest, station_id: FromPath[str], data: JSONBody[ResetCommand], timeout_s: Timeout = None
+    request: AnyRequest,
+    station_id: FromPath[str],
+    data: JSONBody[ResetCommand | None] = None,
+    timeout_s: Timeout = None,
 ) -> Response[CallOutcome]:
     """Soft lets it finish; Hard does not."""
-    return await _send(request, station_id, ResetStation(kind=ResetKind(data.kind)), timeout_s)
+    return await _send(request, station_id, ResetStation(kind=ResetKind(data.kind if data else "Soft")), timeout_s)
 
 
 @post("/stations/{station_id:str}/commands/unlock", summary="Free a plug that is held", status_code=200)
@@ -223,7 +220,10 @@ async def command_unlock(
 
 @post("/stations/{station_id:str}/commands/availability", summary="Into or out of service", status_code=200)
 async def command_availability(
-    request: AnyRequest, station_id: FromPath[str], data: JSONBody[AvailabilityCommand], timeout_s: Timeout = None
+    request: AnyRequest,
+    station_id: FromPath[str],
+    data: JSONBody[AvailabilityCommand],
+    timeout_s: Timeout = None,
 ) -> Response[CallOutcome]:
     """Connector 0 is the whole station."""
     command = ChangeAvailability(evse_id=data.connector, operative=data.operative)
@@ -241,7 +241,10 @@ async def command_trigger(
 
 @post("/stations/{station_id:str}/commands/clear-cache", summary="Forget remembered tokens", status_code=200)
 async def command_clear_cache(
-    request: AnyRequest, station_id: FromPath[str], data: JSONBody[ClearCacheCommand | None] = None, timeout_s: Timeout = None
+    request: AnyRequest,
+    station_id: FromPath[str],
+    data: JSONBody[ClearCacheCommand | None] = None,
+    timeout_s: Timeout = None,
 ) -> Response[CallOutcome]:
     """The tokens that the station remembers for use without a connection."""
     return await _send(request, station_id, ClearTokenCache(), timeout_s)
@@ -249,7 +252,10 @@ async def command_clear_cache(
 
 @post("/stations/{station_id:str}/commands/configuration", summary="Read or set settings", status_code=200)
 async def command_configuration(
-    request: AnyRequest, station_id: FromPath[str], data: JSONBody[ConfigurationCommand], timeout_s: Timeout = None
+    request: AnyRequest,
+    station_id: FromPath[str],
+    data: JSONBody[ConfigurationCommand],
+    timeout_s: Timeout = None,
 ) -> Response[CallOutcome]:
     """`keys` reads, all of them when empty; `key` and `value` set one."""
     return await _send(request, station_id, _configuration(data), timeout_s)
@@ -267,7 +273,10 @@ def _configuration(data: JSONBody[ConfigurationCommand]) -> Command:
 
 @get("/stations/{station_id:str}/variables", summary="Read a station's settings from it")
 async def read_variables(
-    request: AnyRequest, station_id: FromPath[str], key: FromQuery[list[str] | None] = None, timeout_s: Timeout = None
+    request: AnyRequest,
+    station_id: FromPath[str],
+    key: FromQuery[list[str] | None] = None,
+    timeout_s: Timeout = None,
 ) -> Response[CallOutcome]:
     """Asks the station now; `key` may be given several times."""
     return await _send(request, station_id, ReadConfiguration(keys=tuple(key or ())), timeout_s)

@@ -6,9 +6,7 @@ from voltledger.domain.ledger.entries import Entry, EntryKind, credit, debit, ma
 from voltledger.domain.quantities import Minor
 
 
-def hold_entry(
-    *, session_id: SessionId, user: UserId, currency: str, amount: Minor, version: int
-) -> Entry | None:
+def hold_entry(*, session_id: SessionId, user: UserId, currency: str, amount: Minor, version: int) -> Entry | None:
     """Moves `amount` from what the user can spend to what is set aside for the session."""
     return make_entry(
         kind=EntryKind.HOLD,

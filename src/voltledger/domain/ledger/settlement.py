@@ -50,9 +50,7 @@ def settle(session: ChargingSession, *, already: Settled | None) -> Settlement:
 def _settle_first(session: ChargingSession) -> Settlement:
     charge = _charge(session, session.paid_minor)
     settled = _settled(1, session.paid_minor, charge)
-    return Settlement(
-        settled=settled, entry=_entry(session, 1, "charge for a session", _first_lines(session, charge))
-    )
+    return Settlement(settled=settled, entry=_entry(session, 1, "charge for a session", _first_lines(session, charge)))
 
 
 def _first_lines(session: ChargingSession, charge: Charge) -> list[Posting]:
@@ -92,9 +90,7 @@ def _settle_again(session: ChargingSession, already: Settled) -> Settlement:
     if session.user_id is not None:
         lines.append(debit(held(session.user_id, currency), newly_held))
         lines.append(credit(wallet(session.user_id, currency), to_wallet))
-    return Settlement(
-        settled=settled, entry=_entry(session, version, "correction of a session's charge", lines)
-    )
+    return Settlement(settled=settled, entry=_entry(session, version, "correction of a session's charge", lines))
 
 
 def _earning_lines(session: ChargingSession, *, fee: int, share: int) -> list[Posting]:
@@ -105,9 +101,7 @@ def _earning_lines(session: ChargingSession, *, fee: int, share: int) -> list[Po
 
 
 def _charge(session: ChargingSession, paid: Minor) -> Charge:
-    return charge_session(
-        energy=session.energy_wh, price=session.price, paid=paid, fee_percent=session.fee_percent
-    )
+    return charge_session(energy=session.energy_wh, price=session.price, paid=paid, fee_percent=session.fee_percent)
 
 
 def _settled(version: int, paid: Minor, charge: Charge) -> Settled:

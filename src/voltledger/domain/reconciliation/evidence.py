@@ -61,7 +61,8 @@ def evidence_of(witness: Witness) -> list[Evidence]:
     elif witness.status in DRAWING:
         found.append(
             Evidence(
-                proof=Proof.RUNNING, text=f"the connector has said {witness.status} since {_time(witness.status_since)}"
+                proof=Proof.RUNNING,
+                text=f"the connector has said {witness.status} since {_time(witness.status_since)}",
             )
         )
     else:

@@ -17,7 +17,7 @@ from voltledger.domain.session.tokens import TokenRecord
 class Policy:
     """Settings that the core needs; amounts in minor units, durations as such."""
 
-    local_hold: Minor = Minor(50_000)
+    local_hold: Minor
     heartbeat_s: int = 300
     late_start_window: timedelta = timedelta(hours=24)
 
@@ -36,7 +36,8 @@ class StationBook:
     """One station's sessions that a batch of its facts may touch, and what else decides.
 
     Not shared and not kept: built from the store for one unit of work, changed by the decisions in
-    arrival order, thrown away. `terms` are there whenever a fact may open a session. `spendable` maps a user to what their wallet can still set aside.
+    arrival order, thrown away. `terms` are there whenever a fact may open a session. `spendable` maps a user to
+    what their wallet can still set aside.
     """
 
     station_id: StationId

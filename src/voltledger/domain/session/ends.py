@@ -83,9 +83,9 @@ def _could_end_by(session: ChargingSession, event: TransactionEnded) -> bool:
         return False
     if event.evse_id is not None and event.evse_id != session.evse_id:
         return False
-    if event.register_wh is not None and session.meter_start_wh is not None:
-        if event.register_wh < session.meter_start_wh:
-            return False
+    known = event.register_wh is not None and session.meter_start_wh is not None
+    if known and event.register_wh < session.meter_start_wh:  # type: ignore[operator]  # both are known
+        return False
     return event.token is None or session.token is None or event.token == session.token
 
 
@@ -133,9 +133,7 @@ def _take_final_register(
         return session, ()
     stopped = msgspec.structs.replace(session, meter_stop_wh=final)
     if session.register_wh is None or session.register_at is None:
-        return msgspec.structs.replace(
-            stopped, meter_start_wh=final, register_wh=final, register_at=event.at.at
-        ), ()
+        return msgspec.structs.replace(stopped, meter_start_wh=final, register_wh=final, register_at=event.at.at), ()
     step = judge_step(
         before=session.register_wh,
         before_at=session.register_at,

@@ -52,13 +52,9 @@ def _orphan_to_adopt(book: StationBook, event: TransactionStarted) -> ChargingSe
     return candidate
 
 
-def _start_again(
-    book: StationBook, known: ChargingSession, event: TransactionStarted, now: Circumstances
-) -> Decision:
+def _start_again(book: StationBook, known: ChargingSession, event: TransactionStarted, now: Circumstances) -> Decision:
     return Decision(
-        answer=_start_answer(
-            book, event, known.transaction_ref, now.received_at, asked=known.origin is Origin.PREPAID
-        ),
+        answer=_start_answer(book, event, known.transaction_ref, now.received_at, asked=known.origin is Origin.PREPAID),
         session_id=known.id,
     )
 
@@ -79,9 +75,7 @@ def _start_new(
     base = found or _new_session(book, event.evse_id, event.connector_id, now, Origin.LOCAL)
     record = book.tokens.get(event.token) if event.token is not None else None
     user = record.user_id if record is not None else None
-    started = _begin(
-        msgspec.structs.replace(base, token=event.token, user_id=user), event, now, State.ONGOING
-    )
+    started = _begin(msgspec.structs.replace(base, token=event.token, user_id=user), event, now, State.ONGOING)
     started, entries = _hold_locally(book, started, event, now)
     return _finish_start(book, started, event, now, entries=entries, asked=False)
 
@@ -111,9 +105,7 @@ def _finish_start(
     )
 
 
-def _begin(
-    session: ChargingSession, event: TransactionStarted, now: Circumstances, state: State
-) -> ChargingSession:
+def _begin(session: ChargingSession, event: TransactionStarted, now: Circumstances, state: State) -> ChargingSession:
     """The session with its transaction in it; an adopted orphan keeps the energy already seen."""
     adopted = session.state is State.ORPHANED
     earlier = session.meter_start_wh if adopted else None
@@ -207,9 +199,7 @@ def _start_answer(
     authorization = authorize(record, at)
     if asked:
         authorization = Authorization(status=AuthorizationStatus.ACCEPTED)
-    return Answer(
-        at=at, transaction_ref=ref, authorization=authorization, heartbeat_s=book.policy.heartbeat_s
-    )
+    return Answer(at=at, transaction_ref=ref, authorization=authorization, heartbeat_s=book.policy.heartbeat_s)
 
 
 def _unknown_token(session: ChargingSession) -> Finding:

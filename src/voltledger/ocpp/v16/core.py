@@ -218,9 +218,7 @@ def start_answer(event: StationEvent, answer: Answer) -> types.StartTransactionR
     )
 
 
-def meter_reported(
-    request: types.MeterValuesRequest, received_at: datetime
-) -> MeterReported | FactUnreadable:
+def meter_reported(request: types.MeterValuesRequest, received_at: datetime) -> MeterReported | FactUnreadable:
     """Readings of a connector; without a connector and without values there is nothing to keep."""
     evse_id = connector_of(request.connector_id)
     values = request.meter_value

@@ -51,7 +51,7 @@ class PostgresCatalogStore:
     async def unit_of_work(self) -> AsyncIterator["PostgresCatalogWork"]:
         """One database transaction: committed at the end, rolled back by an exception.
 
-        Raises: StoreUnavailable, StoreContention, and InvalidInput where a rule of the database names a field.
+        Raises: StoreUnavailable, StoreContention, and InvalidInput where a rule names a field.
         """
         try:
             async with self._database.unit_of_work() as connection:

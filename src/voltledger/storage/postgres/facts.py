@@ -33,6 +33,7 @@ from voltledger.storage.postgres.rows import (
     SESSION_COLUMNS,
     as_float,
     columns_of,
+    safe_text,
     session_of,
     session_values,
 )
@@ -46,9 +47,7 @@ _LOAD = {
 class PostgresFactStore:
     """The fact store; `new_id` makes version 7 UUIDs for commands."""
 
-    def __init__(
-        self, database: Database, *, currency: str, fee_percent: Decimal, new_id: Callable[[], UUID]
-    ) -> None:
+    def __init__(self, database: Database, *, currency: str, fee_percent: Decimal, new_id: Callable[[], UUID]) -> None:
         self._database = database
         self._currency = currency
         self._fee_percent = fee_percent
@@ -80,9 +79,7 @@ class PostgresFactStore:
 class PostgresFactWork:
     """One T1; see `FactWork`."""
 
-    def __init__(
-        self, connection: Connection, currency: str, fee_percent: Decimal, new_id: Callable[[], UUID]
-    ) -> None:
+    def __init__(self, connection: Connection, currency: str, fee_percent: Decimal, new_id: Callable[[], UUID]) -> None:
         self._connection = connection
         self._currency = currency
         self._fee_percent = fee_percent
@@ -142,7 +139,8 @@ class PostgresFactWork:
             books[row["station_id"]].terms = Terms(
                 organization_id=OrganizationId(row["organization_id"]),
                 price=Price(
-                    per_kwh_minor=Decimal(0) if price is None else price, currency=row["currency"] or self._currency
+                    per_kwh_minor=Decimal(0) if price is None else price,
+                    currency=row["currency"] or self._currency,
                 ),
                 fee_percent=self._fee_percent if fee is None else fee,
             )
@@ -187,14 +185,32 @@ class PostgresFactWork:
         await self._many(
             "facts_insert",
             (
-                (f.station_id, f.dedupe_key, f.action, f.state.value, f.session_id, f.epoch, f.received_at, f.response)
+                (
+                    f.station_id,
+                    f.dedupe_key,
+                    f.action,
+                    f.state.value,
+                    f.session_id,
+                    f.epoch,
+                    f.received_at,
+                    f.response,
+                )
                 for f in changes.facts
             ),
         )
         await self._many(
             "frames_insert",
             (
-                (f.station_id, f.from_station, f.kind, f.action, f.message_id, f.dedupe_key, f.payload, f.at)
+                (
+                    f.station_id,
+                    f.from_station,
+                    f.kind,
+                    safe_text(f.action),
+                    safe_text(f.message_id),
+                    f.dedupe_key,
+                    safe_text(f.payload),
+                    f.at,
+                )
                 for f in changes.frames
             ),
         )

@@ -85,5 +85,3 @@ async def _save_balances(connection: Connection, slots: dict[str, _Slot]) -> Non
         if error.constraint_name != "account_not_overdrawn":
             raise
         raise InsufficientFunds("the wallet holds less than this amount: top it up first") from error
-
-

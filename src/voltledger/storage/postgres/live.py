@@ -10,7 +10,7 @@ from voltledger.storage.ports import FrameRecord, QueuedCommand, StationAccess
 from voltledger.storage.postgres.facts import token_of
 from voltledger.storage.postgres.pool import Database
 from voltledger.storage.postgres.queries import SQL
-from voltledger.storage.postgres.rows import columns_of
+from voltledger.storage.postgres.rows import columns_of, safe_text
 
 
 class PostgresLive:
@@ -60,13 +60,17 @@ class PostgresLive:
             await connection.execute(SQL["owners_of_node"], node)
 
     async def begin_command(
-        self, command_id: UUID, station_id: StationId, session_id: UUID | None, action: str, payload: str, epoch: int
+        self,
+        command_id: UUID,
+        station_id: StationId,
+        session_id: UUID | None,
+        action: str,
+        payload: str,
+        epoch: int,
     ) -> None:
         """Records a call before it is sent."""
         async with self._database.connection() as connection:
-            await connection.execute(
-                SQL["command_insert"], command_id, station_id, session_id, action, payload, epoch
-            )
+            await connection.execute(SQL["command_insert"], command_id, station_id, session_id, action, payload, epoch)
 
     async def finish_command(self, command_id: UUID, state: str, response: str | None) -> None:
         """Records what became of a call."""
@@ -97,7 +101,15 @@ class PostgresLive:
     async def keep_frames(self, frames: Sequence[FrameRecord]) -> None:
         """Writes messages that are no facts."""
         rows = [
-            (f.station_id, f.from_station, f.kind, f.action, f.message_id, f.payload.replace("\x00", ""), f.at)
+            (
+                f.station_id,
+                f.from_station,
+                f.kind,
+                safe_text(f.action),
+                safe_text(f.message_id),
+                safe_text(f.payload),
+                f.at,
+            )
             for f in frames
         ]
         async with self._database.connection() as connection:

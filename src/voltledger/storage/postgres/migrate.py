@@ -98,9 +98,10 @@ async def pending(connection: Any) -> list[str]:
     exists = await connection.fetchval("SELECT to_regclass('schema_migration') IS NOT NULL")
     if not exists:
         return [m.version for m in known_migrations()]
-    applied = {r["version"]: r["checksum"] for r in await connection.fetch("SELECT version, checksum FROM schema_migration")}
+    applied = {
+        r["version"]: r["checksum"] for r in await connection.fetch("SELECT version, checksum FROM schema_migration")
+    }
     problem = compare(applied, known_migrations())
     if problem is not None:
         raise SchemaMismatch(problem)
     return [m.version for m in known_migrations() if m.version not in applied]
-

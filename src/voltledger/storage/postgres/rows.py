@@ -4,7 +4,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from voltledger.domain.identifiers import OrganizationId, SessionId, StationId, TokenValue, TransactionRef, UserId
+from voltledger.domain.identifiers import (
+    OrganizationId,
+    SessionId,
+    StationId,
+    TokenValue,
+    TransactionRef,
+    UserId,
+)
 from voltledger.domain.quantities import Minor, Price, Wh
 from voltledger.domain.session.session import ChargingSession, Origin
 from voltledger.domain.session.states import State
@@ -157,6 +164,13 @@ def _save_sessions_sql() -> str:
 
 
 SAVE_SESSIONS = _save_sessions_sql()
+
+
+def safe_text(text: str) -> str:
+    """Text as PostgreSQL can keep it: what a station sent may hold NUL or half a character."""
+    if "\x00" in text:
+        text = text.replace("\x00", "\ufffd")
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def as_float(value: Decimal | None) -> float | None:

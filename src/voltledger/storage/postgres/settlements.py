@@ -96,11 +96,12 @@ class PostgresSettlementWork:
             settled.share,
             ids[0] if ids else None,
         )
+        await self._connection.execute(SQL["settle_mark_session"], session.id, settled.version, settled.refund)
         await self._connection.execute(
-            SQL["settle_mark_session"], session.id, settled.version, settled.refund
-        )
-        await self._connection.execute(
-            SQL["outbox_insert"], f"clear_events:{session.id}:{settled.version}", "clear_events", _clear(session)
+            SQL["outbox_insert"],
+            f"clear_events:{session.id}:{settled.version}",
+            "clear_events",
+            _clear(session),
         )
         await self._connection.execute(
             SQL["feed_insert"], ["settled"], [session.station_id], [session.id], [_news(session, settled)]

@@ -178,9 +178,7 @@ class PostgresSessionWork:
 
     async def stopping(self, since: datetime, attempts: int) -> list[ChargingSession]:
         """Sessions that were asked to stop before `since`, at most `attempts` times, and still run."""
-        return [
-            session_of(row) for row in await self._connection.fetch(_Q["sessions_stopping"], since, attempts)
-        ]
+        return [session_of(row) for row in await self._connection.fetch(_Q["sessions_stopping"], since, attempts)]
 
     async def changed_by_hand(self) -> list[ChargingSession]:
         """Ended sessions that nobody is to settle, locked."""
@@ -190,9 +188,7 @@ class PostgresSessionWork:
         """What is known of a session's connector now."""
         row = await self._connection.fetchrow(SQL["witness_of_session"], session_id)
         if row is None:
-            return Witness(
-                now=now, connected_since=None, status=None, status_since=None, status_at=None, heard_at=None
-            )
+            return Witness(now=now, connected_since=None, status=None, status_since=None, status_at=None, heard_at=None)
         return Witness(
             now=now,
             connected_since=row["connected_at"],

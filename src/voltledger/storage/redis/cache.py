@@ -22,7 +22,6 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-
 PREFIX = "voltledger:"
 FLUSH_S = 0.1
 MAX_WAITING = 20_000
