@@ -246,23 +246,17 @@ class Node:
             ping_s=self.settings.ping_s,
         )
         self.listener = listener
+        # Stations first: whoever reads "ok" in /health may connect one.
+        self.ocpp_port = await listener.start(self.settings.ocpp.host, self.settings.ocpp.port)
         http_ready = asyncio.Event()
         http = asyncio.create_task(
-            serve_http(
-                self.app,
-                self.settings.http.host,
-                self.settings.http.port,
-                http_ready,
-                self.stopping,
-            ),
+            serve_http(self.app, self.settings.http.host, self.settings.http.port, http_ready, self.stopping),
             name="http",
         )
-        await _first(http, http_ready.wait())
         try:
-            self.ocpp_port = await listener.start(self.settings.ocpp.host, self.settings.ocpp.port)
+            await _first(http, http_ready.wait())
         except UserFacingError:
-            self.stopping.set()
-            await http
+            await listener.stop()
             raise
         self._tasks = [http, *(asyncio.create_task(work, name=name) for name, work in self._background())]
         log_success(log, "serving", http=str(self.settings.http), ocpp=str(self.settings.ocpp), version=__version__)
