@@ -9,6 +9,8 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 Amount = Annotated[int, Meta(ge=1, le=10**12)]
+Moment = Annotated[datetime, Meta(tz=True)]
+"""A time with its offset."""
 ConnectorNumber = Annotated[int, Meta(ge=0, le=1000)]
 
 
@@ -53,7 +55,7 @@ class NewToken(Input, frozen=True, kw_only=True, forbid_unknown_fields=True):
     status: Literal["Accepted", "Blocked", "Expired", "Invalid", "ConcurrentTx"] = "Accepted"
     group: str | None = None
     user: str | None = None
-    expires_at: datetime | None = None
+    expires_at: Moment | None = None
 
 
 class TokenChange(Input, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,7 +65,7 @@ class TokenChange(Input, frozen=True, kw_only=True, forbid_unknown_fields=True):
     status: Literal["Accepted", "Blocked", "Expired", "Invalid", "ConcurrentTx"] | UnsetType = UNSET
     group: str | UnsetType | None = UNSET
     user: str | UnsetType | None = UNSET
-    expires_at: datetime | UnsetType | None = UNSET
+    expires_at: Moment | UnsetType | None = UNSET
 
 
 class NewUser(Input, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -102,7 +104,7 @@ class NewTariff(Input, frozen=True, kw_only=True, forbid_unknown_fields=True):
     currency: str | None = None
     scope: Literal["default", "organization", "station"] = "default"
     scope_id: str = ""
-    valid_from: datetime | None = None
+    valid_from: Moment | None = None
 
 
 class NewKey(Input, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -111,7 +113,7 @@ class NewKey(Input, frozen=True, kw_only=True, forbid_unknown_fields=True):
     role: Literal["viewer", "operator", "finance", "admin", "driver"]
     name: str = ""
     user: str | None = None
-    expires_at: datetime | None = None
+    expires_at: Moment | None = None
 
 
 class NewSession(Input, frozen=True, kw_only=True, forbid_unknown_fields=True):

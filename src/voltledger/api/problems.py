@@ -141,6 +141,8 @@ def on_validation(request: AnyRequest, error: ValidationException) -> Response[b
 
 def _field_problem(item: Mapping[str, Any]) -> dict[str, str]:
     text = str(item.get("message", "is not valid")).split(" - at ")[0]
+    if text == "'data'":  # the framework's way to say that there is no body
+        return {"field": "body", "problem": "is required"}
     named = _NAMED_FIELD.search(text)
     if named is not None:
         missing = "required" in text
@@ -211,6 +213,11 @@ def on_unexpected(request: AnyRequest, error: Exception) -> Response[bytes]:
     return problem(request, 500, "Our mistake", "something went wrong here; the log has it under the request id")
 
 
+def on_too_deep(request: AnyRequest, error: RecursionError) -> Response[bytes]:
+    """A body nested so deep that no reader follows it."""
+    return problem(request, 400, TITLES[400], "the body is nested too deep")
+
+
 HANDLERS: dict[type[Exception] | int, Any] = {
     DomainError: on_domain_error,
     ValidationException: on_validation,
@@ -218,6 +225,7 @@ HANDLERS: dict[type[Exception] | int, Any] = {
     HTTPException: on_http_error,
     NotConnected: on_not_connected,
     SchemaProblem: on_schema_problem,
+    RecursionError: on_too_deep,
     StoreUnavailable: on_away,
     StoreContention: on_away,
     Exception: on_unexpected,

@@ -34,17 +34,13 @@ class FakeCommands:
     """Answers every call with `outcome`, and remembers what it was asked."""
 
     outcome: CallOutcome = field(
-        default_factory=lambda: CallOutcome(
-            outcome="answered", response={"status": "Accepted"}, call_id="c-1"
-        )
+        default_factory=lambda: CallOutcome(outcome="answered", response={"status": "Accepted"}, call_id="c-1")
     )
     problem: str | None = None
     calls: list[tuple[str, str, str, float | None]] = field(default_factory=list)
     commands: list[tuple[str, Command]] = field(default_factory=list)
 
-    async def call(
-        self, station_id: str, action: str, payload: str, *, timeout_s: float | None = None
-    ) -> CallOutcome:
+    async def call(self, station_id: str, action: str, payload: str, *, timeout_s: float | None = None) -> CallOutcome:
         self.calls.append((station_id, action, payload, timeout_s))
         return self.outcome
 
@@ -78,9 +74,7 @@ class FakePrepaid:
     dsn: str
     error: DomainError | None = None
     outcome: CallOutcome = field(
-        default_factory=lambda: CallOutcome(
-            outcome="answered", response={"status": "Accepted"}, call_id="c-2"
-        )
+        default_factory=lambda: CallOutcome(outcome="answered", response={"status": "Accepted"}, call_id="c-2")
     )
     starts: int = 0
     stops: list[UUID] = field(default_factory=list)

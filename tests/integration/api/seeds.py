@@ -57,7 +57,11 @@ async def busy_day(catalog: Catalog, database: Database, sql: Any, presence: Fak
     }
     await Settling(PostgresSettlementStore(database)).settle_due()
     await _findings(sql, sessions, now)
-    for job, outcome, seconds in (("database_sync", "ok", 12), ("orphans_and_ghosts", "ok", 65), ("cleanup", "failed", 1900)):
+    for job, outcome, seconds in (
+        ("database_sync", "ok", 12),
+        ("orphans_and_ghosts", "ok", 65),
+        ("cleanup", "failed", 1900),
+    ):
         await sql.execute(
             "INSERT INTO job_run (job, period_start, node, started_at, duration_s, outcome) VALUES ($1, $2, 'n1', $2, 0.042, $3)",
             job,
@@ -134,9 +138,7 @@ async def _session(
         async with database.unit_of_work() as connection:
             await post_entries(connection, [entry])
     if ended:
-        await sql.execute(
-            "INSERT INTO job (kind, subject, version) VALUES ('settle', $1, 1)", str(session_id)
-        )
+        await sql.execute("INSERT INTO job (kind, subject, version) VALUES ('settle', $1, 1)", str(session_id))
     return session_id
 
 

@@ -66,19 +66,20 @@ def _first_lines(session: ChargingSession, charge: Charge) -> list[Posting]:
 def _settle_again(session: ChargingSession, already: Settled) -> Settlement:
     """The difference between what was posted and the truth; what was refunded stays refunded."""
     charge = _charge(session, already.paid)
-    newly_held = Minor(session.paid_minor - already.paid)
+    newly_held = Minor(session.available_minor - already.covered)
     more = charge.cost - already.cost
     from_hold = min(newly_held, max(0, more))
     to_receivable = max(0, more) - from_hold
     off_receivable = min(already.owed, max(0, -more))
     to_wallet = max(0, -more) - off_receivable + newly_held - from_hold
+    covered = Minor(already.covered + from_hold - (max(0, -more) - off_receivable))
     version = already.version + 1
     settled = Settled(
         version=version,
         paid=session.paid_minor,
         cost=charge.cost,
-        covered=Minor(already.covered + from_hold - (max(0, -more) - off_receivable)),
-        refund=Minor(already.refund + to_wallet),
+        covered=covered,
+        refund=Minor(session.paid_minor - covered),
         owed=Minor(already.owed + to_receivable - off_receivable),
         fee=charge.fee,
         share=charge.share,

@@ -114,7 +114,7 @@ def _end(
         session_id=ended.id,
         sessions=(ended,),
         readings=event.readings,
-        settle=() if ended.suspect else (ended,),
+        settle=(ended,),
         findings=findings,
     )
 

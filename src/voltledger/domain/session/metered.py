@@ -43,14 +43,15 @@ def decide_metered(book: StationBook, event: MeterReported, now: Circumstances) 
 def find_metered(book: StationBook, event: MeterReported) -> ChargingSession | None:
     """The session that readings belong to; without a transaction, the one running on the EVSE.
 
-    Readings of EVSE 0 are the whole station's; they count for a session only if just one runs.
+    Readings of EVSE 0 are the main meter's (OCPP 1.6 §4.7); they count for a session only at a station that is known
+    to have one EVSE, where both are the same meter.
     """
     if event.transaction_ref is not None:
         return book.by_ref(event.transaction_ref)
     if event.evse_id:
         return book.running_on(event.evse_id)
-    running = book.running()
-    return running[0] if len(running) == 1 else None
+    evses = {record.evse_id for record in book.connectors.values() if record.evse_id != 0}
+    return book.running_on(evses.pop()) if len(evses) == 1 else None
 
 
 def _metered_after_end(

@@ -13,8 +13,24 @@ def hold_up_to(
     book: StationBook, session: ChargingSession, amount: Minor, *, version: int
 ) -> tuple[ChargingSession, tuple[Entry, ...]]:
     """Sets aside `amount`, or what the user can spend of it; the session then has paid that much more."""
+    taken, entries = _hold(book, session, amount, version=version)
+    return msgspec.structs.replace(session, paid_minor=Minor(session.paid_minor + taken)), entries
+
+
+def hold_again(book: StationBook, session: ChargingSession) -> tuple[ChargingSession, tuple[Entry, ...]]:
+    """Sets aside once more what was given back when we closed a session that goes on after all.
+
+    What is set aside again counts as not given back, so that doing it twice takes it once.
+    """
+    taken, entries = _hold(book, session, session.refunded_minor, version=session.settle_version + 1)
+    return msgspec.structs.replace(session, refunded_minor=Minor(session.refunded_minor - taken)), entries
+
+
+def _hold(
+    book: StationBook, session: ChargingSession, amount: Minor, *, version: int
+) -> tuple[Minor, tuple[Entry, ...]]:
     if session.user_id is None:
-        return session, ()
+        return Minor(0), ()
     available = book.spendable.get(session.user_id, Minor(0))
     taken = Minor(min(available, amount))
     entry = hold_entry(
@@ -25,11 +41,6 @@ def hold_up_to(
         version=version,
     )
     if entry is None:
-        return session, ()
+        return Minor(0), ()
     book.spendable[session.user_id] = Minor(available - taken)
-    return msgspec.structs.replace(session, paid_minor=Minor(session.paid_minor + taken)), (entry,)
-
-
-def hold_again(book: StationBook, session: ChargingSession) -> tuple[ChargingSession, tuple[Entry, ...]]:
-    """Sets aside once more what was given back when we closed a session that goes on after all."""
-    return hold_up_to(book, session, session.refunded_minor, version=session.settle_version + 1)
+    return taken, (entry,)

@@ -35,7 +35,8 @@ class ChargingSession(msgspec.Struct, frozen=True, kw_only=True):
 
     Units: *_wh whole Wh; *_minor minor units of price.currency; times aware UTC.
     `register_wh` is the last register believed, `energy_wh` the sum of believed steps since the
-    start; paid_minor everything ever held for it, refunded_minor what settlements gave back.
+    start; paid_minor what was set aside for it, refunded_minor what of that settlements gave back and was not set
+    aside again.
     `concluded`: its end was our conclusion. `estimated`: its energy may be less than the
     truth. `suspect`: evidence disagrees, so money waits for a person.
     """

@@ -31,7 +31,7 @@ def decide_started(book: StationBook, event: TransactionStarted, now: Circumstan
     asked = book.expected(event.token, event.evse_id, now.received_at)
     found = _orphan_to_adopt(book, event)
     if asked is not None:
-        return _start_asked_for(book, asked, event, now)
+        return _start_asked_for(book, asked, event, now, found)
     return _start_new(book, event, now, found)
 
 
@@ -49,7 +49,16 @@ def _orphan_to_adopt(book: StationBook, event: TransactionStarted) -> ChargingSe
     candidate = book.running_on(event.evse_id)
     if candidate is None or candidate.state is not State.ORPHANED or candidate.transaction_ref is not None:
         return None
-    return candidate
+    return None if _began_after(candidate, event) else candidate
+
+
+def _began_after(orphan: ChargingSession, event: TransactionStarted) -> bool:
+    """Whether a start is another visit: all that was measured of the orphan lies before it."""
+    if orphan.energy_wh == 0 or orphan.register_wh is None or orphan.register_at is None:
+        return False
+    if event.register_wh is not None and event.register_wh >= orphan.register_wh:
+        return True
+    return not event.at.suspect and event.at.at > orphan.register_at
 
 
 def _start_again(book: StationBook, known: ChargingSession, event: TransactionStarted, now: Circumstances) -> Decision:
@@ -60,12 +69,19 @@ def _start_again(book: StationBook, known: ChargingSession, event: TransactionSt
 
 
 def _start_asked_for(
-    book: StationBook, asked: ChargingSession, event: TransactionStarted, now: Circumstances
+    book: StationBook,
+    asked: ChargingSession,
+    event: TransactionStarted,
+    now: Circumstances,
+    found: ChargingSession | None,
 ) -> Decision:
     state = apply(asked.state, Happening.STARTED, concluded=asked.concluded)
     if isinstance(state, Refused):
-        return _start_new(book, event, now, None)
+        return _start_new(book, event, now, found)
     started, entries = hold_again(book, _begin(asked, event, now, state))
+    if found is not None and event.register_wh is not None:
+        # What the orphan measured came after this start, whose register counts it: nobody pays it twice.
+        book.put(msgspec.structs.replace(found, energy_wh=Wh(0)))
     return _finish_start(book, started, event, now, entries=entries, asked=True)
 
 
