@@ -22,7 +22,7 @@ from voltledger import __version__
 from voltledger.api.app import create_app
 from voltledger.api.serve import serve_http
 from voltledger.config import Settings
-from voltledger.domain.events import Booted, StatusReported, TransactionEnded, TransactionStarted
+from voltledger.domain.events import Booted, MeterReported, StatusReported, TransactionEnded, TransactionStarted
 from voltledger.domain.identifiers import SessionId, StationId
 from voltledger.domain.quantities import Minor
 from voltledger.domain.session.book import Policy
@@ -363,15 +363,17 @@ class Node:
         fact, decision = one.fact, one.decision
         session = decision.sessions[-1] if decision is not None and decision.sessions else None
         evse = session.evse_id if session is not None else (getattr(fact.event, "evse_id", None) or 0)
-        self.cache.note(
-            CachedEvent(
-                station_id=fact.station_id,
-                evse_id=evse,
-                kind=fact.action,
-                at=fact.received_at,
-                session="" if session is None else str(session.id),
-            )
+        event = CachedEvent(
+            station_id=fact.station_id,
+            evse_id=evse,
+            kind=fact.action,
+            at=fact.received_at,
+            session=None if session is None else session.id,
         )
+        if isinstance(fact.event, MeterReported):
+            self.cache.note_reading(event)
+        else:
+            self.cache.note(event)
         if isinstance(fact.event, StatusReported):
             self.cache.note_status(fact.station_id, fact.event.evse_id, fact.event.status.value, fact.received_at)
         if isinstance(fact.event, StatusReported | Booted | TransactionStarted | TransactionEnded):

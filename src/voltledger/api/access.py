@@ -85,10 +85,10 @@ async def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRou
     Raises: NotAuthorizedException, PermissionDeniedException, StoreUnavailable.
     """
     runtime: Runtime = connection.app.state.runtime
-    scheme, _, key = connection.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not key.strip():
+    key = bearer_key(connection)
+    if key is None:
         raise NotAuthorizedException("send an API key: `Authorization: Bearer KEY`")
-    actor = await runtime.catalog.actor_of(key.strip())
+    actor = await runtime.catalog.actor_of(key)
     if actor is None:
         raise NotAuthorizedException("this API key is not valid, or not any more")
     path = str(connection.scope.get("path_template", "")).removeprefix(V1)
@@ -97,6 +97,12 @@ async def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRou
         raise PermissionDeniedException(f"a key with the role {actor.role} may not do this")
     connection.scope["auth"] = actor
     _refuse_unknown_parameters(connection, handler)
+
+
+def bearer_key(connection: ASGIConnection[Any, Any, Any, Any]) -> str | None:
+    """The API key that came with a request, if one did."""
+    scheme, _, key = connection.headers.get("authorization", "").partition(" ")
+    return key.strip() or None if scheme.lower() == "bearer" else None
 
 
 def _refuse_unknown_parameters(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:

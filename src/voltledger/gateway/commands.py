@@ -155,13 +155,13 @@ class StationCommands:
     async def run(self) -> None:
         """Sends queued commands as their stations are free, until cancelled."""
         while True:
+            self._wake.clear()  # Before looking: what is queued while we look must be looked at again.
             try:
                 await self._send_queued()
             except StoreUnavailable:
                 pass
             except Exception as error:
                 log_failure(log, "dispatching commands failed", exc_info=error)
-            self._wake.clear()
             try:
                 await asyncio.wait_for(self._wake.wait(), POLL_S)
             except TimeoutError:

@@ -19,7 +19,7 @@ from websockets.exceptions import ConnectionClosed
 
 from voltledger.domain.events import Booted, StatusReported
 from voltledger.domain.identifiers import StationId
-from voltledger.logs import get_logger, log_ocpp, log_orphan
+from voltledger.logs import get_logger, log_failure, log_ocpp, log_orphan
 from voltledger.ocpp.action import Delivery
 from voltledger.ocpp.registry import Dialect, Inbound, Refusal
 from voltledger.ocpp.rpc import (
@@ -29,6 +29,7 @@ from voltledger.ocpp.rpc import (
     CallResult,
     CallResultError,
     Conversation,
+    ErrorCode,
     MatchedReply,
     Send,
     decode_frame,
@@ -36,6 +37,7 @@ from voltledger.ocpp.rpc import (
     encode_error,
     encode_result,
 )
+from voltledger.ocpp.text import stored
 from voltledger.services.frontdesk import FrontDesk
 from voltledger.services.intake import InboundFact, Intake, NotRecorded
 from voltledger.storage.errors import StoreUnavailable
@@ -142,8 +144,19 @@ class StationConnection:
                 continue  # The facts that follow were read and are recorded all the same.
             except NotRecorded:
                 self._waiting.clear()
+                self._room.set()
                 await self.close(TRY_AGAIN_LATER, "try again later")
                 return
+            except Exception as error:
+                # Our own mistake with one call: it is refused, and those behind it must not wait for ever.
+                log_failure(log, "a call made our code fail", station=self.station_id, exc_info=error)
+                await self._refuse(call)
+
+    async def _refuse(self, call: Call) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            await self.socket.send(
+                encode_error(call, ErrorCode.INTERNAL_ERROR, "this could not be handled", self.dialect.version)
+            )
 
     async def _handle(self, call: Call) -> str:
         """The answer to a call, when everything that it says is recorded."""
@@ -161,8 +174,8 @@ class StationConnection:
             station_id=self.station_id,
             epoch=self.epoch,
             action=call.action,
-            message_id=call.message_id,
-            payload=bytes(call.payload).decode(),
+            message_id=stored(call.message_id),
+            payload=bytes(call.payload).decode("utf-8", "replace"),
             event=inbound.event,  # type: ignore[arg-type]  # the declaration's delivery says which events it makes
             dedupe_key=inbound.dedupe_key if inbound.delivery is Delivery.TRANSACTIONAL else None,
             received_at=received_at,
@@ -184,7 +197,7 @@ class StationConnection:
             raise NotRecorded from error
         payload = self.dialect.answer(inbound, answer)
         if call.action != "Heartbeat":
-            self._keep(call.action, call.message_id, bytes(call.payload).decode(), received_at)
+            self._keep(call.action, call.message_id, bytes(call.payload).decode("utf-8", "replace"), received_at)
             self._keep_answer(call, payload.decode())
         return payload
 
@@ -253,7 +266,7 @@ class StationConnection:
                 from_station=True,
                 kind=kind,
                 action=matched.call.action,
-                message_id=frame.message_id,
+                message_id=stored(frame.message_id),
                 payload=text,
                 at=self._services.now(),
             )
@@ -276,8 +289,8 @@ class StationConnection:
                 station_id=self.station_id,
                 from_station=from_station,
                 kind=2,
-                action=action,
-                message_id=message_id,
+                action=stored(action),
+                message_id=stored(message_id),
                 payload=payload,
                 at=at,
             )
@@ -290,7 +303,7 @@ class StationConnection:
                 from_station=False,
                 kind=3,
                 action=call.action,
-                message_id=call.message_id,
+                message_id=stored(call.message_id),
                 payload=payload,
                 at=self._services.now(),
             )

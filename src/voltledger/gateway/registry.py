@@ -1,4 +1,5 @@
-"""Which socket speaks for which station: the newest authenticated one, from its first frame on.
+"""Which socket speaks for which station: the newest authenticated one, from its first frame on, or at once
+where there is no other.
 
 Clean-up is by identity of the connection, never by the station's name: an old socket that closes
 late must not remove the new one. Epochs come from the store and only rise; they fence commands and
@@ -10,6 +11,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Protocol
+
+from websockets.protocol import State
 
 from voltledger.domain.identifiers import StationId
 from voltledger.gateway.connection import StationConnection
@@ -81,11 +84,19 @@ class ConnectionRegistry:
         older = self._current.get(connection.station_id)
         connection.epoch = epoch
         if connection.socket.close_code is not None:
+            await self._give_back(connection, older)
             return
         self._current[connection.station_id] = connection
         self._on_change(connection.station_id, True)
         if older is not None and older is not connection:
             self._retire(older)
+
+    async def _give_back(self, connection: StationConnection, older: StationConnection | None) -> None:
+        """A socket that closed while it took over leaves the station to the older one, or to nobody."""
+        if older is not None:
+            older.epoch = connection.epoch
+        else:
+            await self._release(connection)
 
     def _retire(self, older: StationConnection) -> None:
         """Closes the older socket, unless sockets of one identity chase each other: then both stay."""
@@ -111,7 +122,19 @@ class ConnectionRegistry:
         if self._current.get(connection.station_id) is not connection:
             return
         del self._current[connection.station_id]
+        left = self._still_open(connection.station_id)
+        if left is not None:
+            await self.take_over(left)
+            return
         self._on_change(connection.station_id, False)
+        await self._release(connection)
+
+    def _still_open(self, station_id: StationId) -> StationConnection | None:
+        """The newest other socket that the station has talked on; sockets that chased each other stay open."""
+        others = [c for c in self._all if c.station_id == station_id and c.epoch != 0]
+        return max((c for c in others if c.socket.state is State.OPEN), key=lambda c: c.since, default=None)
+
+    async def _release(self, connection: StationConnection) -> None:
         try:
             await self._owners.release(connection.station_id, connection.epoch, self._now())
         except StoreUnavailable:

@@ -108,6 +108,9 @@ class StationListener:
         connection = StationConnection(socket, access.station_id, dialect(Version(socket.subprotocol)), self._services)
         self._registry.opened(connection)
         try:
+            if self._registry.current(access.station_id) is None:
+                # Nothing to take over: a station that comes back and says nothing can be asked at once.
+                await self._services.first_frame(connection)
             await connection.run()
         finally:
             await asyncio.shield(self._registry.closed(connection))

@@ -1383,20 +1383,17 @@ async def _finding(work: CatalogWork, id: int) -> FindingView:
 async def _with_connectors(work: CatalogWork, stations: list[Station]) -> list[Station]:
     """The stations with what they said of their connectors, and our open sessions beside it."""
     ids = [s.id for s in stations]
-    connectors = await work.many("catalog_connectors", Connector, ids)
-    sessions = await work.many("catalog_sessions_open", OpenSession, ids)
-    by_place = {(s.station_id, s.evse): s for s in reversed(sessions)}
+    sessions: dict[str, list[OpenSession]] = {}
+    for session in await work.many("catalog_sessions_open", OpenSession, ids):
+        sessions.setdefault(session.station_id, []).append(session)
+    connectors: dict[str, list[Connector]] = {}
+    for connector in await work.many("catalog_connectors", Connector, ids):
+        here = [s for s in sessions.get(connector.station_id, ()) if s.evse == connector.evse]
+        beside = msgspec.structs.replace(connector, session=here[0] if here else None)
+        connectors.setdefault(connector.station_id, []).append(beside)
     return [
-        msgspec.structs.replace(
-            station,
-            connectors=[
-                msgspec.structs.replace(c, session=by_place.get((c.station_id, c.evse)))
-                for c in connectors
-                if c.station_id == station.id
-            ],
-            sessions=[s for s in sessions if s.station_id == station.id],
-        )
-        for station in stations
+        msgspec.structs.replace(s, connectors=connectors.get(s.id, []), sessions=sessions.get(s.id, []))
+        for s in stations
     ]
 
 

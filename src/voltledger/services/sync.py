@@ -396,9 +396,13 @@ class DatabaseSyncService:
         """Asks again where a stop was asked for and energy still flows; at last takes the station out of order."""
         steps = []
         async with self._store.session_work() as work:
-            due = await work.stopping(self._now() - self._policy.stop_patience, self._policy.stop_retries)
+            # The first ask is no repeat: a station has been asked once more often than the retries say.
+            most = self._policy.stop_retries + 1
+            due = await work.stopping(self._now() - self._policy.stop_patience, most)
             for session in due:
-                last = session.stop_attempts >= self._policy.stop_retries
+                if (await work.witness(session.id, self._now(), None)).connected_since is None:
+                    continue  # Nobody can obey what nobody heard; the stop that is queued waits for the station.
+                last = session.stop_attempts >= most
                 what = "take out of order a station that will not stop" if last else "ask again to stop"
                 steps.append(_step(what, session, f"asked {session.stop_attempts} times", done=not dry_run))
                 if not dry_run:

@@ -63,7 +63,8 @@ async def busy_day(catalog: Catalog, database: Database, sql: Any, presence: Fak
         ("cleanup", "failed", 1900),
     ):
         await sql.execute(
-            "INSERT INTO job_run (job, period_start, node, started_at, duration_s, outcome) VALUES ($1, $2, 'n1', $2, 0.042, $3)",
+            "INSERT INTO job_run (job, period_start, node, started_at, duration_s, outcome)"
+            " VALUES ($1, $2, 'n1', $2, 0.042, $3)",
             job,
             now - timedelta(seconds=seconds),
             outcome,
@@ -85,7 +86,8 @@ async def _report(
     )
     for number, word in enumerate(connectors, 1):
         await sql.execute(
-            "INSERT INTO connector (station_id, evse_id, connector_id, status, raw_status, error_code, received_at, since)"
+            "INSERT INTO connector (station_id, evse_id, connector_id, status, raw_status, error_code, received_at,"
+            " since)"
             " VALUES ($1, $2, 1, $3, $3, $4, $5, $5)",
             id,
             number,
@@ -111,10 +113,11 @@ async def _session(
     session_id = UUID(int=uuids.uuid7().int)
     ended = status in ("COMPLETED", "TERMINATED", "GHOST")
     await sql.execute(
-        "INSERT INTO charging_session (id, station_id, evse_id, connector_id, organization_id, status, origin, driver_id,"
-        " created_at, started_at, ended_at, stop_reason, energy_wh, power_w, currency, price_per_kwh_minor, fee_percent,"
-        " paid_minor, transaction_ref, heard_at)"
-        " VALUES ($1, $2, $3, 1, 'default', $4, 'prepaid', $5, $6, $7, $8, $9, $10, $11, 'INR', 2000, 10, $12, $13, $14)",
+        "INSERT INTO charging_session (id, station_id, evse_id, connector_id, organization_id, status, origin,"
+        " driver_id, created_at, started_at, ended_at, stop_reason, energy_wh, power_w, currency,"
+        " price_per_kwh_minor, fee_percent, paid_minor, transaction_ref, heard_at)"
+        " VALUES ($1, $2, $3, 1, 'default', $4, 'prepaid', $5, $6, $7, $8, $9, $10, $11, 'INR', 2000, 10,"
+        " $12, $13, $14)",
         session_id,
         station,
         evse,
@@ -144,9 +147,13 @@ async def _session(
 
 async def _findings(sql: Any, sessions: dict[str, UUID], now: datetime) -> None:
     rows = (
-        ("ghost", "repaired", "CP-001", 2, sessions["ghost"], "The session was active and the connector was free for 2 min. It was closed at its last register and settled."),
-        ("orphaned", "noted", "CP-003", 2, sessions["orphan"], "The station charges and there was no session. A session was made from its readings."),
-        ("will_not_stop", "open", "CP-004", 1, None, "The station was asked to stop three times and goes on. It was taken out of order."),
+        ("ghost", "repaired", "CP-001", 2, sessions["ghost"],
+         "The session was active and the connector was free for 2 min. "
+         "It was closed at its last register and settled."),
+        ("orphaned", "noted", "CP-003", 2, sessions["orphan"],
+         "The station charges and there was no session. A session was made from its readings."),
+        ("will_not_stop", "open", "CP-004", 1, None,
+         "The station was asked to stop three times and goes on. It was taken out of order."),
     )  # fmt: skip
     for kind, state, station, evse, session, summary in rows:
         await sql.execute(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 from uuid import UUID
 
@@ -361,6 +362,20 @@ async def test_a_prepaid_start_happens_once_a_key(world: World) -> None:
     other = await world.post("/sessions", {**body, "amount_minor": 1}, headers=headers)
     assert other.status_code == 422
     assert (await world.post("/sessions", body, headers={"Idempotency-Key": ""})).status_code == 422
+
+
+async def test_the_same_start_sent_five_times_at_once_happens_once(world: World) -> None:
+    body = {"station": "CP-1", "connector": 1, "user": "anna", "amount_minor": 30_000}
+    answers = await asyncio.gather(
+        *(world.post("/sessions", body, headers={"Idempotency-Key": "at-once"}) for _ in range(5))
+    )
+    assert {(a.status_code, a.content) for a in answers} == {(201, answers[0].content)}
+    assert world.prepaid.starts == 1
+
+
+async def test_the_same_top_up_sent_five_times_at_once_is_one_entry(world: World) -> None:
+    await asyncio.gather(*(world.catalog.top_up("anna", 700, key="at-once") for _ in range(5)))
+    assert (await world.catalog.wallet("anna")).balance_minor == 700
 
 
 @pytest.mark.parametrize(

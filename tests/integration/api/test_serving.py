@@ -85,6 +85,19 @@ async def test_a_feed_goes_on_after_the_last_event_seen(world: World, address: s
     assert refused.status_code == 422
 
 
+async def test_a_revoked_key_ends_its_open_feed(world: World, address: str) -> None:
+    made = await world.catalog.add_key(role="viewer")
+    async with (
+        httpx.AsyncClient(base_url=address, headers={"Authorization": f"Bearer {made.key}"}) as client,
+        client.stream("GET", "/api/v1/events") as response,
+        asyncio.timeout(5),
+    ):
+        lines = response.aiter_lines()
+        await anext(lines)
+        await world.catalog.revoke_key(made.id)
+        assert [line async for line in lines if line.startswith("data")] == []
+
+
 async def test_news_that_commit_late_are_never_skipped(world: World, database_dsn: str) -> None:
     slow = await asyncpg.connect(database_dsn)
     place = await world.catalog.feed_end()

@@ -170,7 +170,8 @@ def test_a_sentence_stands_where_the_truths_disagree(
     status: str, session: OpenSession | None, connected: bool, words: str
 ) -> None:
     doubt = _doubt(status, session, connected=connected)
-    assert (words in doubt) and bool(doubt) == bool(words)
+    assert words in doubt
+    assert bool(doubt) == bool(words)
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,14 @@ from litestar import get
 from litestar.params import HeaderParameter
 from litestar.response import Stream
 
+from voltledger.api.access import bearer_key
 from voltledger.api.wire import AnyRequest, encode, runtime_of
 from voltledger.domain.errors import InvalidInput
 from voltledger.services.catalog import Catalog, FeedPlace, FeedRow
 from voltledger.services.runtime import Live, StoreContention, StoreUnavailable
 
 POLL_S = 0.5
+CHECK_KEY_S = 1.0
 HEARTBEAT_S = 15.0
 LIVE_QUEUE = 1000
 _PLACE = re.compile(r"(\d{1,19})-(\d{1,19})")
@@ -34,7 +36,8 @@ async def events(
     runtime = runtime_of(request)
     place = _place(last_event_id) if last_event_id else await runtime.catalog.feed_end()
     closing: asyncio.Event = request.app.state.closing
-    stream = _stream(runtime.catalog, runtime.live, place, closing)
+    key = bearer_key(request) or ""
+    stream = _stream(runtime.catalog, runtime.live, place, closing, key)
     return Stream(stream, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 
@@ -46,9 +49,12 @@ def _place(text: str) -> FeedPlace:
 
 
 async def _stream(
-    catalog: Catalog, live: Live | None, place: FeedPlace, closing: asyncio.Event
+    catalog: Catalog, live: Live | None, place: FeedPlace, closing: asyncio.Event, key: str
 ) -> AsyncIterator[bytes]:
-    """Durable news looked for twice a second, live ones between, a comment when there is nothing."""
+    """Durable news looked for twice a second, live ones between, a comment when there is nothing.
+
+    It ends with the server, and within seconds of its key being revoked.
+    """
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[Mapping[str, object]] = asyncio.Queue(LIVE_QUEUE)
     async with AsyncExitStack() as stack:
@@ -57,8 +63,12 @@ async def _stream(
             pump = asyncio.create_task(_pump(items, queue))
             stack.callback(pump.cancel)
         yield b": voltledger\nretry: 2000\n\n"
-        spoke = loop.time()
+        spoke = checked = loop.time()
         while not closing.is_set():
+            if loop.time() - checked > CHECK_KEY_S:
+                checked = loop.time()
+                if await _revoked(catalog, key):
+                    return
             rows = await _news(catalog, place)
             for row in rows:
                 place = FeedPlace(xid=row.xid, id=row.id)
@@ -72,6 +82,14 @@ async def _stream(
             elif loop.time() - spoke > HEARTBEAT_S:
                 spoke = loop.time()
                 yield b": still here\n\n"
+
+
+async def _revoked(catalog: Catalog, key: str) -> bool:
+    """Whether a feed's key has ended; nobody can say while the database is away."""
+    try:
+        return await catalog.actor_of(key) is None
+    except (StoreUnavailable, StoreContention):
+        return False
 
 
 async def _news(catalog: Catalog, place: FeedPlace) -> list[FeedRow]:

@@ -3,7 +3,8 @@
 Version 1 charges the hold, gives the rest back, and splits the cost. A later version happens when
 the truth about the energy changes: it never touches version 1 but posts the difference. Energy
 that turns up after the refund becomes a receivable (the refund stays); energy that turns out not
-to have flowed is given back, first against the receivable, then to the wallet.
+to have flowed is given back, first against the receivable, then to the wallet. What was set aside
+again for a session that went on is charged before anything becomes a receivable.
 """
 
 from dataclasses import dataclass

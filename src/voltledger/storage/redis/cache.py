@@ -2,7 +2,8 @@
 
 Keys, all of them:
   voltledger:events:{station_id}   stream; recent events, each with its connector; a connector's
-                                   events go when its session is settled, all after 24 hours
+                                   events go when its session is settled, all after 24 hours; of the
+                                   meter readings of one moment only the last is kept
   voltledger:status:{station_id}   hash; connector -> status as last believed, and `at`
   voltledger:owner:{station_id}    string; the node that holds the socket, for two minutes
 
@@ -18,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -39,7 +41,7 @@ class CachedEvent:
     evse_id: int
     kind: str
     at: datetime
-    session: str = ""
+    session: UUID | None = None
 
 
 class Cache:
@@ -49,6 +51,7 @@ class Cache:
         self._client: Any = client
         self._node = node
         self._events: deque[CachedEvent] = deque(maxlen=MAX_WAITING)
+        self._readings: dict[tuple[str, int], CachedEvent] = {}
         self._statuses: dict[str, dict[str, str]] = {}
         self.available = False
         self.dropped = 0
@@ -59,6 +62,10 @@ class Cache:
         if len(self._events) == MAX_WAITING:
             self.dropped += 1
         self._events.append(event)
+
+    def note_reading(self, event: CachedEvent) -> None:
+        """Adds a meter reading, soon; a newer one of the same connector takes its place until then."""
+        self._readings[(event.station_id, event.evse_id)] = event
 
     def note_status(self, station_id: str, evse_id: int, status: str, at: datetime) -> None:
         """Sets a connector's live status, soon."""
@@ -73,15 +80,17 @@ class Cache:
 
     async def flush(self) -> None:
         """Sends what was noted so far; drops it when Redis is away."""
-        if not self._events and not self._statuses:
+        if not self._events and not self._statuses and not self._readings:
             return
         events = [self._events.popleft() for _ in range(len(self._events))]
+        events.extend(self._readings.values())
+        self._readings.clear()
         statuses, self._statuses = self._statuses, {}
         pipeline = self._client.pipeline(transaction=False)
         for event in events:
             pipeline.xadd(
                 f"{PREFIX}events:{event.station_id}",
-                {"c": event.evse_id, "k": event.kind, "t": event.at.isoformat(), "s": event.session},
+                {"c": event.evse_id, "k": event.kind, "t": event.at.isoformat(), "s": str(event.session or "")},
                 maxlen=STREAM_LIMIT,
                 approximate=True,
             )
