@@ -143,7 +143,11 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]
         "stations": arguments.stations,
         "messages": messages,
         "messages_s": round(messages / arguments.seconds),
-        **{f"{name}_us": round((after[name] - before[name]) / messages * 1e6, 1) for name in after if name != "messages"},
+        **{
+            f"{name}_us": round((after[name] - before[name]) / messages * 1e6, 1)
+            for name in after
+            if name != "messages"
+        },
         "p50_ms": round(latencies[len(latencies) // 2] * 1000, 2),
         "p99_ms": round(latencies[len(latencies) * 99 // 100] * 1000, 2),
     }

@@ -1,6 +1,6 @@
 """Draws the life of a session from the table in the core into docs/session-states.md.
 
-    VOLTLEDGER_DEV=1 ./voltledger python -m tools.draw_states [--check]
+VOLTLEDGER_DEV=1 ./voltledger python -m tools.draw_states [--check]
 """
 
 import sys

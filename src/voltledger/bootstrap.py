@@ -6,9 +6,10 @@ PostgreSQL or Redis are away, says so in `/health`, and heals by itself.
 
 import asyncio
 import contextlib
+import itertools
 import secrets
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,20 +20,22 @@ import asyncpg
 import uuid_utils
 
 from voltledger import __version__
-from voltledger.api.app import create_app
 from voltledger.api.serve import serve_http
 from voltledger.config import Settings
+from voltledger.dashboard import Sessions, create_site
 from voltledger.domain.events import Booted, MeterReported, StatusReported, TransactionEnded, TransactionStarted
 from voltledger.domain.identifiers import SessionId, StationId
 from voltledger.domain.quantities import Minor
+from voltledger.domain.reconciliation.findings import FindingKind
 from voltledger.domain.session.book import Policy
+from voltledger.domain.session.states import State
 from voltledger.errors import UserFacingError
 from voltledger.gateway.commands import StationCommands
 from voltledger.gateway.connection import ConnectionServices, StationConnection
 from voltledger.gateway.registry import ConnectionRegistry
 from voltledger.gateway.server import StationListener
 from voltledger.logs import get_logger, log_failure, log_ocpp, log_orphan, log_success, log_sync
-from voltledger.metrics import Metrics
+from voltledger.metrics import Figure, Metrics
 from voltledger.services.admission import Admission
 from voltledger.services.catalog import Catalog
 from voltledger.services.frontdesk import FrontDesk
@@ -59,6 +62,7 @@ from voltledger.sync.workers import Worker, relay_work, settle_work
 log = get_logger(__name__)
 
 MAX_FRAMES_WAITING = 10_000
+TOTALS_EVERY = 5
 PRISMA_PARAMETERS = frozenset({"schema", "connection_limit", "pool_timeout", "pgbouncer", "connect_timeout"})
 
 
@@ -137,7 +141,9 @@ class Node:
         self._prepared = asyncio.Event()
         self._tasks: list[asyncio.Task[Any]] = []
         self._frames: list[FrameRecord] = []
-        self._gauges: tuple[int, dict[str, int], dict[str, int]] = (0, {}, {})
+        self._active = 0
+        self._open: dict[str, int] = {}
+        self._totals: tuple[dict[str, int], dict[str, int]] = ({}, {})
         self._build()
 
     # --- what is made of what -----------------------------------------------------------------
@@ -199,8 +205,9 @@ class Node:
             settings=settings,
             live=self.live,
         )
-        self.metrics.add_counted(self._figures)
-        self.app = create_app(self.runtime)
+        self.metrics.add_read(self._figures)
+        self.logins = Sessions(self.catalog)
+        self.app = create_site(self.runtime, self.logins)
 
     def _loops(self) -> list[Loop]:
         settings = self.settings
@@ -284,12 +291,9 @@ class Node:
             return None
         return (await self.catalog.add_key(role="admin", name="first")).key
 
-    def login_link(self) -> str | None:
+    def login_link(self) -> str:
         """An address that signs a person in to the dashboard once, within ten minutes."""
-        sessions = getattr(self.app.state, "sessions", None)
-        if sessions is None:
-            return None
-        return f"http://{self.settings.http}/login?code={sessions.make_login_code()}"
+        return f"http://{self.settings.http}/login?code={self.logins.make_login_code()}"
 
     async def stop(self) -> None:
         """Stops in order: no new facts, those that wait are recorded, then the rest."""
@@ -353,7 +357,6 @@ class Node:
                 wake = True
             if decision is not None:
                 for finding in decision.findings:
-                    self.metrics.findings.labels(finding.kind.value).inc()
                     log_orphan(log, finding.summary, finding=finding.kind.value, station=finding.station_id)
         if wake:
             self._wake_workers()
@@ -470,20 +473,18 @@ class Node:
     def _tell(self, steps: Sequence[Step]) -> None:
         for step in steps:
             log_sync(log, step.what, station=step.station_id, session=str(step.session_id or ""), why=step.why)
-            if "ghost" in step.what:
-                self.metrics.findings.labels("ghost").inc()
-            elif "orphan" in step.what or "reactivate" in step.what:
-                self.metrics.findings.labels("orphaned").inc()
 
     def _loop_ran(self, loop: str, duration_s: float) -> None:
         self.metrics.sync_duration.labels(loop).observe(duration_s)
 
     async def _watch(self) -> None:
         """Keeps what `/health` and `/metrics` say fresh, and tells when something went away or came back."""
-        while True:
+        for turn in itertools.count():
             if self._prepared.is_set():
                 with contextlib.suppress(StoreUnavailable):
-                    self._gauges = await self.sync_store.gauges()
+                    self._active, self._open = await self.sync_store.gauges()
+                    if turn % TOTALS_EVERY == 0:
+                        self._totals = await self.sync_store.totals()
             await self.cache.ping()
             self.metrics.redis_memory.set(self.cache.memory_bytes)
             self.metrics.pool_in_use.set(self.database.in_use)
@@ -521,15 +522,14 @@ class Node:
     def health(self) -> Health:
         """See `services.runtime.Status`."""
         database = self._prepared.is_set() and self.database.available
-        active, findings, _ = self._gauges
         return Health(
             status="ok" if database and self.cache.available else "degraded",
             database="ok" if database else "down",
             redis="ok" if self.cache.available else "down",
             stations_connected=len(self.registry.connected()),
-            sessions_active=active,
+            sessions_active=self._active,
             sync=self.scheduler.health,
-            findings_open=sum(findings.values()),
+            findings_open=sum(self._open.values()),
             journal=self.intake.waiting,
             version=__version__,
         )
@@ -542,17 +542,32 @@ class Node:
         """The figures in Prometheus' text format."""
         return self.metrics.expose()
 
-    def _figures(self) -> Iterable[tuple[str, str, dict[str, float], str]]:
-        active, findings, sessions = self._gauges
-        kinds = {kind: float(findings.get(kind, 0)) for kind in ("orphaned", "ghost", *findings)}
+    def _figures(self) -> Iterable[Figure]:
+        found, sessions = self._totals
         return (
-            ("voltledger_sessions_active", "Sessions that we believe run.", {"": float(active)}, ""),
-            ("voltledger_findings_open", "Findings that wait for a person.", kinds, "kind"),
-            (
-                "voltledger_sessions_total",
-                "Sessions by status.",
-                {k: float(v) for k, v in sessions.items()},
-                "status",
+            Figure(
+                name="voltledger_sessions_active",
+                text="Sessions that we believe run.",
+                values={"": float(self._active)},
+            ),
+            Figure(
+                name="voltledger_findings_open",
+                text="Findings that wait for a person.",
+                values=_by_kind(self._open),
+                label="kind",
+            ),
+            Figure(
+                name="voltledger_findings",
+                text="Findings recorded.",
+                values=_by_kind(found),
+                label="kind",
+                counter=True,
+            ),
+            Figure(
+                name="voltledger_sessions_total",
+                text="Sessions by status.",
+                values={state.value: float(sessions.get(state.value, 0)) for state in State},
+                label="status",
             ),
         )
 
@@ -585,6 +600,10 @@ def _sync_policy(settings: Settings) -> SyncPolicy:
         stop_patience=timedelta(seconds=min(60.0, max(5.0, settings.call_timeout_s * 2))),
         answer_s=min(10.0, settings.call_timeout_s),
     )
+
+
+def _by_kind(counts: Mapping[str, int]) -> dict[str, float]:
+    return {kind.value: float(counts.get(kind.value, 0)) for kind in FindingKind}
 
 
 def _telling(fact: InboundFact) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """Figures for Prometheus. Names that checks rely on stand in the contract; all begin with `voltledger_`."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 
@@ -30,7 +31,6 @@ class Metrics:
             ("currency",),
             registry=self.registry,
         )
-        self.findings = Counter("voltledger_findings", "Findings recorded.", ("kind",), registry=self.registry)
         self.journal_facts = Gauge(
             "voltledger_journal_facts", "Facts that are not in the database yet.", registry=self.registry
         )
@@ -60,18 +60,31 @@ class Metrics:
         """The figures in Prometheus' text format."""
         return generate_latest(self.registry)
 
-    def add_counted(self, read: Callable[[], Iterable[tuple[str, str, dict[str, float], str]]]) -> None:
-        """Adds gauges whose values are read when asked for: (name, help, value by label, label name)."""
-        self.registry.register(_Counted(read))
+    def add_read(self, read: Callable[[], Iterable["Figure"]]) -> None:
+        """Adds figures whose values are read when they are asked for."""
+        self.registry.register(_Read(read))
 
 
-class _Counted(Collector):
-    def __init__(self, read: Callable[[], Iterable[tuple[str, str, dict[str, float], str]]]) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """A figure that is read, not kept: values by label, or one under "" without a label."""
+
+    name: str
+    text: str
+    values: Mapping[str, float]
+    label: str = ""
+    counter: bool = False
+
+
+class _Read(Collector):
+    def __init__(self, read: Callable[[], Iterable[Figure]]) -> None:
         self._read = read
 
     def collect(self) -> Iterable[Metric]:
-        for name, text, values, label in self._read():
-            family = GaugeMetricFamily(name, text, labels=[label] if label else None)
-            for key, value in values.items():
-                family.add_metric([key] if label else [], value)
+        """The figures, now."""
+        for figure in self._read():
+            kind = CounterMetricFamily if figure.counter else GaugeMetricFamily
+            family = kind(figure.name, figure.text, labels=[figure.label] if figure.label else None)
+            for key, value in figure.values.items():
+                family.add_metric([key] if figure.label else [], value)
             yield family

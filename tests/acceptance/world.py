@@ -70,9 +70,7 @@ def short_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def run(
-    *words: str, env: Mapping[str, str], folder: Path, timeout: float = 60
-) -> subprocess.CompletedProcess[str]:
+def run(*words: str, env: Mapping[str, str], folder: Path, timeout: float = 60) -> subprocess.CompletedProcess[str]:
     """The command line, as a person would call it."""
     return subprocess.run(
         [sys.executable, "-m", "voltledger", *words],
@@ -270,37 +268,25 @@ class Station(ChargePoint):  # type: ignore[misc]
     async def status(self, connector: int, status: str, at: str | None = None) -> None:
         """StatusNotification."""
         await self.call(
-            call.StatusNotification(
-                connector_id=connector, error_code="NoError", status=status, timestamp=at or ago(0)
-            )
+            call.StatusNotification(connector_id=connector, error_code="NoError", status=status, timestamp=at or ago(0))
         )
 
     async def begin(self, connector: int, token: str, register: int = 0, at: str | None = None) -> Any:
         """StartTransaction."""
         return await self.call(
-            call.StartTransaction(
-                connector_id=connector, id_tag=token, meter_start=register, timestamp=at or ago(0)
-            )
+            call.StartTransaction(connector_id=connector, id_tag=token, meter_start=register, timestamp=at or ago(0))
         )
 
-    async def meter(
-        self, connector: int, transaction: int | None, register: int, at: str | None = None
-    ) -> None:
+    async def meter(self, connector: int, transaction: int | None, register: int, at: str | None = None) -> None:
         """MeterValues with one register."""
         sample = {"measurand": "Energy.Active.Import.Register", "unit": "Wh", "value": str(register)}
         value = {"timestamp": at or ago(0), "sampled_value": [sample]}
-        await self.call(
-            call.MeterValues(connector_id=connector, transaction_id=transaction, meter_value=[value])
-        )
+        await self.call(call.MeterValues(connector_id=connector, transaction_id=transaction, meter_value=[value]))
 
-    async def end(
-        self, transaction: int, register: int, *, at: str | None = None, reason: str = "Local"
-    ) -> Any:
+    async def end(self, transaction: int, register: int, *, at: str | None = None, reason: str = "Local") -> Any:
         """StopTransaction."""
         return await self.call(
-            call.StopTransaction(
-                transaction_id=transaction, meter_stop=register, timestamp=at or ago(0), reason=reason
-            )
+            call.StopTransaction(transaction_id=transaction, meter_stop=register, timestamp=at or ago(0), reason=reason)
         )
 
     async def send_unheard(self, action: str, payload: Mapping[str, object]) -> str:
@@ -320,9 +306,7 @@ async def online(server: Server, station_id: str, password: str) -> AsyncIterato
     """A connected station, until the block ends."""
     url = f"ws://127.0.0.1:{server.ocpp_port}/{station_id}"
     subprotocol: Any = ["ocpp1.6"]
-    async with connect(
-        url, subprotocols=subprotocol, additional_headers=basic(station_id, password)
-    ) as socket:
+    async with connect(url, subprotocols=subprotocol, additional_headers=basic(station_id, password)) as socket:
         station = Station(station_id, socket)
         reading = asyncio.ensure_future(_read(station))
         try:
@@ -348,9 +332,7 @@ class Books:
 
     async def session(self, session_id: str) -> Any:
         """The row of a session."""
-        return await self.sql.fetchrow(
-            "SELECT * FROM charging_session WHERE id = $1", uuid.UUID(str(session_id))
-        )
+        return await self.sql.fetchrow("SELECT * FROM charging_session WHERE id = $1", uuid.UUID(str(session_id)))
 
     async def sessions_of(self, station_id: str) -> list[Any]:
         """A station's sessions, oldest first."""
@@ -480,5 +462,3 @@ class Site:
         """What can be spent, and what is set aside."""
         answer = (await self.api.get(f"wallets/{self.user}")).json()
         return answer["balance_minor"], answer["held_minor"]
-
-

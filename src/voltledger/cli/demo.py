@@ -55,9 +55,7 @@ async def run_demo(node: Node, stop: asyncio.Event) -> None:
     """Registers what a fleet needs and lets it charge until `stop` is set."""
     await node.prepared()
     passwords = await _register(node)
-    link = node.login_link()
-    if link is not None:
-        out.print(f"open       {link}   (signs you in once, within ten minutes)")
+    out.print(f"open       {node.login_link()}   (signs you in once, within ten minutes)")
     out.print(
         f"{len(passwords)} simulated stations charge at {TIME_SCALE:.0f} times real speed; Ctrl-C stops all of it"
     )

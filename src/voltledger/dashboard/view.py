@@ -335,9 +335,9 @@ def _money_line(money: MoneyOf) -> MoneyLine:
 def _loop_mark(run: LoopRun) -> Mark:
     if run.outcome is None:
         return Mark("busy", "…", "running")
-    if run.outcome in ("ok", "done", "success"):
-        return Mark("good", "✓", run.outcome)
-    return Mark("bad", "✕", run.outcome)
+    if run.outcome.startswith(("failed", "the database is away")):
+        return Mark("bad", "✕", run.outcome)
+    return Mark("good", "✓", run.outcome)
 
 
 def power_text(power_w: float) -> str:

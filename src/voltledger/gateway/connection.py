@@ -17,7 +17,7 @@ import msgspec
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
-from voltledger.domain.events import Booted, StatusReported
+from voltledger.domain.events import Answer, Booted, StatusReported
 from voltledger.domain.identifiers import StationId
 from voltledger.logs import get_logger, log_failure, log_ocpp, log_orphan
 from voltledger.ocpp.action import Delivery
@@ -47,6 +47,7 @@ log = get_logger(__name__)
 
 MAX_WAITING_CALLS = 16
 TRY_AGAIN_LATER = 1013
+INTERNAL_ERROR = 1011
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,19 +188,29 @@ class StationConnection:
         return answer
 
     async def _answer_plainly(self, call: Call, inbound: Inbound, received_at: datetime) -> bytes:
-        try:
-            answer = await self._services.frontdesk.answer(
-                self.station_id,
-                inbound.event,  # type: ignore[arg-type]  # likewise
-                received_at,
-            )
-        except StoreUnavailable as error:
-            raise NotRecorded from error
+        answer = await self._ask_frontdesk(inbound, received_at)
         payload = self.dialect.answer(inbound, answer)
         if call.action != "Heartbeat":
             self._keep(call.action, call.message_id, bytes(call.payload).decode("utf-8", "replace"), received_at)
             self._keep_answer(call, payload.decode())
         return payload
+
+    async def _ask_frontdesk(self, inbound: Inbound, received_at: datetime) -> Answer:
+        """The answer from what is known; while the store is away it is held as facts are, then NotRecorded."""
+        clock = asyncio.get_running_loop().time
+        deadline, pause = clock() + self._services.intake.hold_s, 0.05
+        while True:
+            try:
+                return await self._services.frontdesk.answer(
+                    self.station_id,
+                    inbound.event,  # type: ignore[arg-type]  # likewise
+                    received_at,
+                )
+            except StoreUnavailable as error:
+                if clock() + pause > deadline:
+                    raise NotRecorded from error
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 0.5)
 
     async def _refuse_frame(self, frame: BadFrame) -> None:
         log_orphan(log, "malformed frame", station=self.station_id, problem=frame.description)

@@ -170,6 +170,11 @@ class Intake:
             await asyncio.sleep(0.02)
 
     @property
+    def hold_s(self) -> float:
+        """How long a station may be kept waiting while the store is away."""
+        return self._hold_s
+
+    @property
     def waiting(self) -> int:
         """Facts that are not recorded yet."""
         return sum(len(queue) for queue in self._queues)

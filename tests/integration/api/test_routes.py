@@ -70,7 +70,8 @@ async def _filled(world: World) -> dict[str, str]:
     await world.catalog.add_token(value="abC1", user="anna")
     session = await insert_session(world.sql, "CP-1", user="anna", paid_minor=500, energy_wh=100, transaction_ref="7")
     finding = await world.sql.fetchval(
-        "INSERT INTO finding (kind, key, state, station_id, summary) VALUES ('ghost', 'g', 'open', 'CP-1', 's') RETURNING id"
+        "INSERT INTO finding (kind, key, state, station_id, summary) "
+        "VALUES ('ghost', 'g', 'open', 'CP-1', 's') RETURNING id"
     )
     key = await world.catalog.add_key(role="viewer")
     return {
@@ -162,9 +163,7 @@ async def test_only_hashes_of_keys_and_passwords_are_kept(world: World) -> None:
     assert not any(key in shown for key in world.keys.values())
 
 
-@pytest.mark.parametrize(
-    ("path", "body", "status", "field"),
-    [
+WRONG_FIELDS: tuple[tuple[str, Any, int, str], ...] = (
         ("/stations", {}, 422, "id"),
         ("/stations", {"id": 3}, 422, "id"),
         ("/stations", {"id": ""}, 422, "id"),
@@ -208,16 +207,16 @@ async def test_only_hashes_of_keys_and_passwords_are_kept(world: World) -> None:
         ("/stations/CP-1/commands/reset", {"kind": "Warm"}, 422, "kind"),
         ("/stations/CP-1/calls/Reset", [1], 422, "body"),
         ("/stations/CP-1/calls/Reset?timeout_s=0", {}, 422, "timeout_s"),
-    ],
 )  # fmt: skip
-async def test_a_wrong_field_is_named_and_nothing_changes(
-    world: World, path: str, body: Any, status: int, field: str
-) -> None:
+
+
+async def test_a_wrong_field_is_named_and_nothing_changes(world: World) -> None:
     before = await _everything(world)
-    answer = await world.post(path, body)
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert [e["field"] for e in answer.json()["errors"]] == [field]
+    for path, body, status, field in WRONG_FIELDS:
+        answer = await world.post(path, body)
+        assert (answer.status_code, path, body) == (status, path, body), answer.text
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert [e["field"] for e in answer.json()["errors"]] == [field], (path, body)
     assert await _everything(world) == before
     assert world.commands.calls == []
     assert world.commands.commands == []
@@ -249,19 +248,19 @@ async def test_a_wrong_parameter_is_named(world: World, query: str) -> None:
     assert answer.json()["errors"][0]["field"] == query.split("=")[0]
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/stations/none", "/stations/none/frames", "/tokens/none", "/users/none", "/organizations/none", "/wallets/none",
-        "/wallets/none/transactions", "/sessions/00000000-0000-0000-0000-000000000000",
-        "/sessions/00000000-0000-0000-0000-000000000000/readings", "/sessions/not-a-uuid", "/findings/999999",
-        "/findings/99999999999999999999", "/nowhere", "/stations/a%2Fb",
-    ],
+ABSENT = (
+    "/stations/none", "/stations/none/frames", "/tokens/none", "/users/none", "/organizations/none", "/wallets/none",
+    "/wallets/none/transactions", "/sessions/00000000-0000-0000-0000-000000000000",
+    "/sessions/00000000-0000-0000-0000-000000000000/readings", "/sessions/not-a-uuid", "/findings/999999",
+    "/findings/99999999999999999999", "/nowhere", "/stations/a%2Fb",
 )  # fmt: skip
-async def test_what_does_not_exist_is_a_404_problem(world: World, path: str) -> None:
-    answer = await world.get(path)
-    assert answer.status_code == 404
-    assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_what_does_not_exist_is_a_404_problem(world: World) -> None:
+    for path in ABSENT:
+        answer = await world.get(path)
+        assert (path, answer.status_code) == (path, 404)
+        assert answer.headers["content-type"] == "application/problem+json"
 
 
 async def test_a_driver_s_key_sees_only_its_own_and_foreign_looks_absent(world: World) -> None:
@@ -471,7 +470,8 @@ async def test_recorded_frames_are_searchable_and_hide_passwords(world: World) -
         ("ChangeConfiguration", '{"key":"AuthorizationKey","value":"s3cret"}'),
     ):
         await world.sql.execute(
-            "INSERT INTO frame (station_id, from_station, kind, action, payload, at) VALUES ('CP-1', false, 2, $1, $2, $3)",
+            "INSERT INTO frame (station_id, from_station, kind, action, payload, at)"
+            " VALUES ('CP-1', false, 2, $1, $2, $3)",
             action,
             payload,
             NOW,

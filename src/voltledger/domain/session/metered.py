@@ -29,6 +29,10 @@ def decide_metered(book: StationBook, event: MeterReported, now: Circumstances) 
     metered, findings = take_readings(session, event.readings, now.received_at)
     if event.transaction_ref is not None and not metered.id_confirmed:
         metered = msgspec.structs.replace(metered, id_confirmed=True)
+    if event.transaction_ref is None and metered.energy_wh == session.energy_wh and not _draws(event):
+        # A meter that stands still, in no transaction that the station names, says nothing of this session:
+        # stations send such readings when they are asked, and a ghost must not hide behind them.
+        metered = msgspec.structs.replace(metered, heard_at=session.heard_at)
     metered, asks = _stop_when_used_up(metered, now.received_at)
     return Decision(
         answer=answer,
@@ -38,6 +42,10 @@ def decide_metered(book: StationBook, event: MeterReported, now: Circumstances) 
         asks=asks,
         findings=findings,
     )
+
+
+def _draws(event: MeterReported) -> bool:
+    return any(reading.power_w is not None and reading.power_w > 0 for reading in event.readings)
 
 
 def find_metered(book: StationBook, event: MeterReported) -> ChargingSession | None:

@@ -133,11 +133,17 @@ class PostgresSyncStore:
         async with self._database.connection() as connection:
             await connection.execute(SQL["run_end"], loop, period, duration_s, outcome)
 
-    async def gauges(self) -> tuple[int, dict[str, int], dict[str, int]]:
-        """Active sessions, open findings by kind, sessions by status."""
+    async def gauges(self) -> tuple[int, dict[str, int]]:
+        """Active sessions, and open findings by kind."""
         async with self._database.connection() as connection:
             row = await connection.fetchrow(SQL["gauges"])
-        return row["sessions_active"], _counts(row["findings_open"]), _counts(row["sessions_total"])
+        return row["sessions_active"], _counts(row["findings_open"])
+
+    async def totals(self) -> tuple[dict[str, int], dict[str, int]]:
+        """All findings by kind, all sessions by status."""
+        async with self._database.connection() as connection:
+            row = await connection.fetchrow(SQL["totals"])
+        return _counts(row["findings"]), _counts(row["sessions"])
 
 
 class PostgresSessionWork:

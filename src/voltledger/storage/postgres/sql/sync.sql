@@ -157,5 +157,9 @@ UPDATE job_run SET duration_s = $3, outcome = $4 WHERE job = $1 AND period_start
 -- name: gauges
 -- Figures for health and metrics.
 SELECT (SELECT count(*) FROM charging_session WHERE status IN ('ONGOING', 'ORPHANED')) AS sessions_active,
-       (SELECT jsonb_object_agg(kind, n) FROM (SELECT kind, count(*) AS n FROM finding WHERE state = 'open' GROUP BY kind) f) AS findings_open,
-       (SELECT jsonb_object_agg(status, n) FROM (SELECT status, count(*) AS n FROM charging_session GROUP BY status) s) AS sessions_total
+       (SELECT jsonb_object_agg(kind, n) FROM (SELECT kind, count(*) AS n FROM finding WHERE state = 'open' GROUP BY kind) f) AS findings_open
+
+-- name: totals
+-- Figures over everything recorded; read less often.
+SELECT (SELECT jsonb_object_agg(kind, n) FROM (SELECT kind, count(*) AS n FROM finding GROUP BY kind) f) AS findings,
+       (SELECT jsonb_object_agg(status, n) FROM (SELECT status, count(*) AS n FROM charging_session GROUP BY status) s) AS sessions
