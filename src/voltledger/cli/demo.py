@@ -3,7 +3,7 @@
 import asyncio
 import random
 import secrets
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from voltledger.errors import UserFacingError
 from voltledger.simulator import Behaviours, simulate
 from voltledger.storage.errors import StoreUnavailable
 
-AUTONOMOUS = 19
+AUTONOMOUS = 18
 REMOTE = 6
+FORGETFUL = 1
 USERS = ("Asha", "Bilal", "Chandra", "Devi", "Emil", "Farah", "Gopal", "Hana")
 TOPUP_MINOR = 500_000
 LOW_MINOR = 150_000
@@ -60,12 +61,28 @@ async def run_demo(node: Node, stop: asyncio.Event) -> None:
         f"{len(passwords)} simulated stations charge at {TIME_SCALE:.0f} times real speed; Ctrl-C stops all of it"
     )
     journal = node.settings.data / "demo-journal.jsonl"
-    fleets = [_autonomous(node, passwords, journal, stop), _remote(node, passwords, journal, stop)]
-    await asyncio.gather(*fleets, _pay_and_start(node, stop), _keep_topped_up(node, stop))
+    names = _names()
+    await asyncio.gather(
+        _fleet(node, names[:AUTONOMOUS], passwords, journal, stop, behaviours=Behaviours.of(BEHAVIOURS)),
+        _fleet(node, _remote_names(), passwords, journal, stop, autonomous=False),
+        # One station that never sends its StopTransaction and then stays free for a while: a ghost each time.
+        _fleet(
+            node,
+            names[-FORGETFUL:],
+            passwords,
+            journal,
+            stop,
+            behaviours=Behaviours.of({"lost_stop": 1.0}),
+            session_s=(300.0, 600.0),
+            idle_s=(3000.0, 6000.0),
+        ),
+        _pay_and_start(node, stop),
+        _keep_topped_up(node, stop),
+    )
 
 
 def _names() -> list[str]:
-    return [f"DEMO-{number:02}" for number in range(1, AUTONOMOUS + REMOTE + 1)]
+    return [f"DEMO-{number:02}" for number in range(1, AUTONOMOUS + REMOTE + FORGETFUL + 1)]
 
 
 async def _register(node: Node) -> dict[str, str]:
@@ -109,40 +126,39 @@ async def _once(adding: Coroutine[Any, Any, object]) -> None:
         return
 
 
-async def _autonomous(node: Node, passwords: dict[str, str], journal: Path, stop: asyncio.Event) -> None:
+async def _fleet(
+    node: Node,
+    names: Sequence[str],
+    passwords: dict[str, str],
+    journal: Path,
+    stop: asyncio.Event,
+    *,
+    autonomous: bool = True,
+    behaviours: Behaviours | None = None,
+    session_s: tuple[float, float] = (300.0, 3600.0),
+    idle_s: tuple[float, float] = (60.0, 1800.0),
+) -> None:
     await simulate(
         f"ws://{_reachable(node)}",
-        _names()[:AUTONOMOUS],
-        journal=journal,
+        names,
+        journal=journal.with_suffix(f".{names[0]}.jsonl"),
         seed=secrets.randbits(32),
         passwords=passwords,
         tokens=[f"DEMO{name.upper()}" for name in USERS],
+        autonomous=autonomous,
         connectors=2,
         time_scale=TIME_SCALE,
-        session_s=(900.0, 3600.0),
-        idle_s=(60.0, 1800.0),
-        behaviours=Behaviours.of(BEHAVIOURS),
+        session_s=session_s,
+        idle_s=idle_s,
+        behaviours=behaviours,
         call_timeout_s=15.0,
         retry_interval_s=5.0,
         stop=stop,
     )
 
 
-async def _remote(node: Node, passwords: dict[str, str], journal: Path, stop: asyncio.Event) -> None:
-    await simulate(
-        f"ws://{_reachable(node)}",
-        _names()[AUTONOMOUS:],
-        journal=journal.with_suffix(".remote.jsonl"),
-        seed=secrets.randbits(32),
-        passwords=passwords,
-        autonomous=False,
-        connectors=2,
-        time_scale=TIME_SCALE,
-        session_s=(600.0, 2400.0),
-        call_timeout_s=15.0,
-        retry_interval_s=5.0,
-        stop=stop,
-    )
+def _remote_names() -> list[str]:
+    return _names()[AUTONOMOUS : AUTONOMOUS + REMOTE]
 
 
 def _reachable(node: Node) -> str:
@@ -155,7 +171,7 @@ async def _pay_and_start(node: Node, stop: asyncio.Event) -> None:
     draw = random.Random(secrets.randbits(32))
     while not stop.is_set():
         await _wait(stop, draw.uniform(2.0, 8.0))
-        station = draw.choice(_names()[AUTONOMOUS:])
+        station = draw.choice(_remote_names())
         try:
             await node.prepaid.start(
                 station_id=station,
