@@ -145,7 +145,7 @@ async def test_a_prepaid_charge_from_the_first_command_to_the_refund(server: Ser
     readings = await books.sql.fetch(
         "SELECT register_wh FROM reading WHERE session_id = $1 ORDER BY at", (await books.session(session_id))["id"]
     )
-    assert [4_000, 9_000] == [r["register_wh"] for r in readings if r["register_wh"] in (4_000, 9_000)]
+    assert [r["register_wh"] for r in readings if r["register_wh"] in (4_000, 9_000)] == [4_000, 9_000]
 
 
 async def _wallet_is(api: httpx.AsyncClient, user: str, *, balance: int, held: int) -> None:

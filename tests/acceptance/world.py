@@ -345,7 +345,9 @@ class Books:
         """A session's entries: (kind, version) -> account -> amount, credit positive, debit negative."""
         rows = await self.sql.fetch(
             """SELECT e.kind, e.version, a.code, CASE p.side WHEN 'C' THEN 1 ELSE -1 END * p.amount_minor AS amount
-               FROM ledger_entry e JOIN ledger_posting p ON p.entry_id = e.id JOIN ledger_account a ON a.id = p.account_id
+               FROM ledger_entry e
+               JOIN ledger_posting p ON p.entry_id = e.id
+               JOIN ledger_account a ON a.id = p.account_id
                WHERE e.session_id = $1""",
             uuid.UUID(str(session_id)),
         )
@@ -377,11 +379,12 @@ class Books:
         )
         assert not crooked, f"entries do not balance: {crooked}"
         drifted = await self.sql.fetch(
-            """SELECT a.code, a.balance_minor,
-                      coalesce(sum(CASE p.side WHEN 'C' THEN p.amount_minor ELSE -p.amount_minor END), 0) AS posted
-               FROM ledger_account a LEFT JOIN ledger_posting p ON p.account_id = a.id
-               WHERE a.balance_minor IS NOT NULL GROUP BY a.id
-               HAVING a.balance_minor <> coalesce(sum(CASE p.side WHEN 'C' THEN p.amount_minor ELSE -p.amount_minor END), 0)"""
+            """WITH posted AS (
+                 SELECT account_id, sum(CASE side WHEN 'C' THEN amount_minor ELSE -amount_minor END) AS amount
+                 FROM ledger_posting GROUP BY account_id)
+               SELECT a.code, a.balance_minor, coalesce(p.amount, 0) AS posted
+               FROM ledger_account a LEFT JOIN posted p ON p.account_id = a.id
+               WHERE a.balance_minor IS NOT NULL AND a.balance_minor <> coalesce(p.amount, 0)"""
         )
         assert not drifted, f"balances that are not the sum of their postings: {drifted}"
 

@@ -196,17 +196,20 @@ class PrepaidService:
             session = await work.session(SessionId(session_id))
             if session is None:
                 raise NotFound(f"session {session_id} does not exist")
+            ref = session.transaction_ref
             if session.state is State.PENDING:
                 await work.save(not_started_changes(session, self._now(), "cancelled"))
-                return CallOutcome(outcome="answered", response={"status": "Cancelled"}, call_id="")
-            if not session.is_running:
+            elif not session.is_running:
                 raise NotPossibleNow(f"session {session_id} has ended already")
-            if session.transaction_ref is None:
+            elif ref is None:
                 raise NotPossibleNow("the station has not named this transaction: stop it at the station")
-            changes = Changes(sessions={session.id: self._stopping(session)})
-            await work.save(changes)
+            else:
+                await work.save(Changes(sessions={session.id: self._stopping(session)}))
+        if session.state is State.PENDING or ref is None:
+            self._wake()
+            return CallOutcome(outcome="answered", response={"status": "Cancelled"}, call_id="")
         return await self._commands.command(
-            session.station_id, StopCharging(transaction_ref=session.transaction_ref), session_id=session.id
+            session.station_id, StopCharging(transaction_ref=ref), session_id=session.id
         )
 
     def _stopping(self, session: ChargingSession) -> ChargingSession:

@@ -211,13 +211,12 @@ async def test_a_long_outage_closes_the_socket_with_1013_and_answers_nothing_tha
         try:
             for number in range(1, 6):
                 await socket.send([2, f"m-{number}", "MeterValues", _meter(transaction, number * 100)])
-            with pytest.raises(ConnectionClosed) as closed:
+            with contextlib.suppress(ConnectionClosed):
                 while True:
                     answers.append(await asyncio.wait_for(socket.receive(), HOLD_S * 3))
         finally:
             postgres.start()
-        assert closed.value.rcvd is not None
-        assert closed.value.rcvd.code == 1013
+        assert socket.socket.close_code == 1013
         assert answers == [], "an answer would be a promise"
     await _is(server, status="ok")
     # The station comes back and says it all again, under new ids: each reading once.

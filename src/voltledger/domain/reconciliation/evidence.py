@@ -26,7 +26,8 @@ class Witness:
     """What is known of one connector and its session, at one moment.
 
     `status_since`: since when the connector has reported this status; `status_at`: its last report.
-    `heard_at`: when a reading last belonged to the session's transaction, or showed energy flowing. All are times of receipt, ours.
+    `heard_at`: when a reading last named the session's transaction, or showed power. All are times of
+    receipt, ours.
     """
 
     now: datetime

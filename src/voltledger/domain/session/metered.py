@@ -29,9 +29,9 @@ def decide_metered(book: StationBook, event: MeterReported, now: Circumstances) 
     metered, findings = take_readings(session, event.readings, now.received_at)
     if event.transaction_ref is not None and not metered.id_confirmed:
         metered = msgspec.structs.replace(metered, id_confirmed=True)
-    if event.transaction_ref is None and metered.energy_wh == session.energy_wh and not _draws(event):
-        # A meter that stands still, in no transaction that the station names, says nothing of this session:
-        # stations send such readings when they are asked, and a ghost must not hide behind them.
+    if event.transaction_ref is None and not _draws(event):
+        # A reading in no transaction that the station names, and without power, counts as energy and does not
+        # prove that the session goes on: stations send their last register when they are asked.
         metered = msgspec.structs.replace(metered, heard_at=session.heard_at)
     metered, asks = _stop_when_used_up(metered, now.received_at)
     return Decision(
