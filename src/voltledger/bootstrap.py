@@ -32,6 +32,7 @@ from voltledger.domain.session.states import State
 from voltledger.errors import UserFacingError
 from voltledger.gateway.commands import StationCommands
 from voltledger.gateway.connection import ConnectionServices, StationConnection
+from voltledger.gateway.frames import FrameLog
 from voltledger.gateway.registry import ConnectionRegistry
 from voltledger.gateway.server import StationListener
 from voltledger.logs import get_logger, log_failure, log_ocpp, log_orphan, log_success, log_sync
@@ -46,7 +47,6 @@ from voltledger.services.runtime import Health, Runtime
 from voltledger.services.settling import SettledSession, Settling
 from voltledger.services.sync import DatabaseSyncService, Step, SyncPolicy
 from voltledger.storage.errors import SchemaMismatch, StoreUnavailable
-from voltledger.storage.ports import FrameRecord
 from voltledger.storage.postgres.catalog import PostgresCatalogStore
 from voltledger.storage.postgres.facts import PostgresFactStore
 from voltledger.storage.postgres.live import PostgresLive
@@ -61,7 +61,6 @@ from voltledger.sync.workers import Worker, relay_work, settle_work
 
 log = get_logger(__name__)
 
-MAX_FRAMES_WAITING = 10_000
 TOTALS_EVERY = 5
 PRISMA_PARAMETERS = frozenset({"schema", "connection_limit", "pool_timeout", "pgbouncer", "connect_timeout"})
 
@@ -140,7 +139,6 @@ class Node:
         self.stopping = asyncio.Event()
         self._prepared = asyncio.Event()
         self._tasks: list[asyncio.Task[Any]] = []
-        self._frames: list[FrameRecord] = []
         self._active = 0
         self._open: dict[str, int] = {}
         self._totals: tuple[dict[str, int], dict[str, int]] = ({}, {})
@@ -154,6 +152,7 @@ class Node:
         priced: dict[str, Any] = {"currency": settings.currency, "fee_percent": settings.platform_fee_percent}
         facts = PostgresFactStore(self.database, **priced, new_id=new_id)
         self.store = PostgresLive(self.database)
+        self.frames = FrameLog(self.store)
         self.sync_store = PostgresSyncStore(self.database, **priced, policy=policy, new_id=new_id)
         ids = IdSource(new_session_id=lambda: SessionId(new_id()), reserve=facts.reserve_transaction_refs)
         self.intake = Intake(
@@ -245,7 +244,7 @@ class Node:
                 frontdesk=self.frontdesk,
                 now=utc_now,
                 first_frame=self._first_frame,
-                keep_frame=self._keep_frame,
+                keep_frame=self.frames.keep,
                 count=self._count,
             ),
             unknown_status=self.settings.unknown_station_status,
@@ -271,10 +270,10 @@ class Node:
     def _background(self) -> Iterable[tuple[str, Any]]:
         return (
             ("prepare", self._keep_preparing()),
-            ("frames", self._write_frames()),
             ("cache", self.cache.run()),
             ("watch", self._watch()),
             ("deadlines", self._deadlines()),
+            ("frames", self._when_prepared(self.frames.run)),
             ("commands", self._when_prepared(self.commands.run)),
             ("settle", self._when_prepared(self.settling.run)),
             ("relay", self._when_prepared(self.relay.run)),
@@ -304,7 +303,7 @@ class Node:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with contextlib.suppress(StoreUnavailable):
-            await self._flush_frames()
+            await self.frames.flush()
         await self.cache.flush()
         await self.cache.close()
         await self.database.close()
@@ -490,32 +489,6 @@ class Node:
             self.metrics.pool_in_use.set(self.database.in_use)
             self.metrics.journal_facts.set(self.intake.waiting)
             await asyncio.sleep(1)
-
-    # --- frames that are no facts ---------------------------------------------------------------------
-
-    def _keep_frame(self, frame: FrameRecord) -> None:
-        if len(self._frames) < MAX_FRAMES_WAITING:
-            self._frames.append(frame)
-
-    async def _write_frames(self) -> None:
-        while True:
-            await asyncio.sleep(0.5)
-            try:
-                await self._flush_frames()
-            except StoreUnavailable:
-                continue
-            except Exception as error:
-                log_failure(log, "frames not kept", exc_info=error)
-
-    async def _flush_frames(self) -> None:
-        if not self._frames or not self._prepared.is_set():
-            return
-        frames, self._frames = self._frames, []
-        try:
-            await self.store.keep_frames(frames)
-        except StoreUnavailable:
-            self._frames = (frames + self._frames)[:MAX_FRAMES_WAITING]
-            raise
 
     # --- status -----------------------------------------------------------------------------------------
 

@@ -74,7 +74,7 @@ async def run_demo(node: Node, stop: asyncio.Event) -> None:
             stop,
             behaviours=Behaviours.of({"lost_stop": 1.0}),
             session_s=(300.0, 600.0),
-            idle_s=(3000.0, 6000.0),
+            idle_s=(1800.0, 2400.0),
         ),
         _pay_and_start(node, stop),
         _keep_topped_up(node, stop),

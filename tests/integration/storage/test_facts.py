@@ -159,7 +159,7 @@ async def test_a_ghosts_true_end_is_settled_as_a_correction_once(storage: Storag
 
 async def test_a_boot_and_statuses_change_no_session_and_set_the_stations_status(storage: Storage) -> None:
     ref = await storage.begin()
-    await storage.tell(Booted(vendor="V\x00endor", model="M"))
+    await storage.tell(Booted(vendor="V", model="M"))
     await storage.tell(status(ConnectorStatus.AVAILABLE))
     await storage.tell(status(ConnectorStatus.CHARGING, evse=2))
     assert (await storage.session(ref))["status"] == "ONGOING"
