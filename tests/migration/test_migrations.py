@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
+from importlib import resources
 from typing import Any
 
 import asyncpg
@@ -106,9 +108,6 @@ def test_versions_that_fit_are_no_problem() -> None:
 def test_a_migration_says_in_one_sentence_what_it_does_and_waits_for_locks_only_briefly(
     migration: migrations.Migration,
 ) -> None:
-    import re
-    from importlib import resources
-
     assert re.fullmatch(r"\d{4}_(pre|post)_[a-z0-9_]+", migration.version)
     folder = resources.files("voltledger.storage.postgres") / "migrations"
     first = (folder / f"{migration.version}.sql").read_text(encoding="utf-8").splitlines()[0]

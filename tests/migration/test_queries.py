@@ -32,21 +32,17 @@ async def test_every_query_can_be_prepared_in_the_role_of_the_server(app: Any) -
 
 
 async def test_every_query_may_be_run_by_the_server(app: Any) -> None:
-    """Rights are checked when a query begins, so each is explained with nulls, and nothing is changed."""
+    """Rights are checked when a query is about to run; EXPLAIN goes as far as that and changes nothing."""
     refused = {}
     for name, text in {**SQL, "SAVE_SESSIONS": SAVE_SESSIONS}.items():
         query = text.replace("{columns}", COLUMN_LIST)
-        types = (await app.prepare(query)).get_parameters()
-        transaction = app.transaction()
-        await transaction.start()
+        count = len((await app.prepare(query)).get_parameters())
+        await app.execute(f"PREPARE q_{name} AS {query}")
+        nulls = f"({', '.join(['NULL'] * count)})" if count else ""
         try:
-            await app.execute(f"EXPLAIN (GENERIC_PLAN) {query}")
-        except asyncpg.InsufficientPrivilegeError as error:
-            refused[name] = str(error)
-        except asyncpg.PostgresError:
-            assert types is not None
-        finally:
-            await transaction.rollback()
+            await app.execute(f"EXPLAIN EXECUTE q_{name}{nulls}")
+        except asyncpg.PostgresError as error:
+            refused[name] = f"{type(error).__name__}: {error}"
     assert refused == {}
 
 

@@ -37,7 +37,6 @@ from voltledger.ocpp.rpc import (
     encode_error,
     encode_result,
 )
-from voltledger.ocpp.text import stored
 from voltledger.services.frontdesk import FrontDesk
 from voltledger.services.intake import InboundFact, Intake, NotRecorded
 from voltledger.storage.errors import StoreUnavailable
@@ -175,7 +174,7 @@ class StationConnection:
             station_id=self.station_id,
             epoch=self.epoch,
             action=call.action,
-            message_id=stored(call.message_id),
+            message_id=call.message_id,
             payload=bytes(call.payload).decode("utf-8", "replace"),
             event=inbound.event,  # type: ignore[arg-type]  # the declaration's delivery says which events it makes
             dedupe_key=inbound.dedupe_key if inbound.delivery is Delivery.TRANSACTIONAL else None,
@@ -277,7 +276,7 @@ class StationConnection:
                 from_station=True,
                 kind=kind,
                 action=matched.call.action,
-                message_id=stored(frame.message_id),
+                message_id=frame.message_id,
                 payload=text,
                 at=self._services.now(),
             )
@@ -300,8 +299,8 @@ class StationConnection:
                 station_id=self.station_id,
                 from_station=from_station,
                 kind=2,
-                action=stored(action),
-                message_id=stored(message_id),
+                action=action,
+                message_id=message_id,
                 payload=payload,
                 at=at,
             )
@@ -314,7 +313,7 @@ class StationConnection:
                 from_station=False,
                 kind=3,
                 action=call.action,
-                message_id=stored(call.message_id),
+                message_id=call.message_id,
                 payload=payload,
                 at=self._services.now(),
             )

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from uuid import UUID
 
 import msgspec
 
@@ -57,6 +58,8 @@ log = get_logger(__name__)
 
 MAX_BATCH = 400
 MAX_REPEATS = 5
+NO_SESSION = SessionId(UUID(int=0))
+"""In place of a fresh id for facts that never open a session."""
 
 RecordedEvent = TransactionFact | StatusReported | Booted
 """Events that are written before they are answered."""
@@ -125,6 +128,7 @@ class IdSource:
 @dataclass(slots=True, kw_only=True)
 class _Waiting:
     fact: InboundFact
+    key: FactKey | None
     answer: "asyncio.Future[str]"
     since: float
 
@@ -187,7 +191,7 @@ class Intake:
         """
         loop = asyncio.get_running_loop()
         lane = zlib.crc32(fact.station_id.encode()) % len(self._queues)
-        waiting = _Waiting(fact=fact, answer=loop.create_future(), since=loop.time())
+        waiting = _Waiting(fact=fact, key=_key(fact), answer=loop.create_future(), since=loop.time())
         self._queues[lane].append(waiting)
         self._wake[lane].set()
         return await asyncio.shield(waiting.answer)
@@ -247,8 +251,9 @@ class Intake:
         facts = [waiting.fact for waiting in batch]
         await self._ids.ensure(sum(isinstance(f.event, TransactionStarted | FactUnreadable) for f in facts))
         async with self._store.unit_of_work() as work:
-            known = await work.answered(_keys(facts)) if look_first else {}
-            new = [fact for fact in facts if _key(fact) not in known]
+            keys = [waiting.key for waiting in batch if waiting.key is not None]
+            known = await work.answered(keys) if look_first else {}
+            new = [waiting.fact for waiting in batch if waiting.key not in known]
             assembly = Assembly(self._ids, self._policy)
             await assembly.run(work, new)
             await work.save(assembly.changes)
@@ -258,7 +263,7 @@ class Intake:
     def _answer(self, batch: Sequence[_Waiting], known: dict[FactKey, str], assembly: "Assembly") -> None:
         committed = []
         for waiting in batch:
-            key = _key(waiting.fact)
+            key = waiting.key
             if key in known:
                 _resolve(waiting, known[key])
                 committed.append(Committed(fact=waiting.fact, decision=None, repeated=True))
@@ -335,7 +340,7 @@ class Assembly:
             Circumstances(
                 received_at=fact.received_at,
                 fact_key=fact.dedupe_key or b"",
-                fresh_id=self._ids.new_session_id(),
+                fresh_id=self._ids.new_session_id() if starts else NO_SESSION,
                 fresh_ref=self._ids.draw_ref() if starts else None,
             ),
         )
@@ -419,7 +424,7 @@ def _take(queue: deque[_Waiting]) -> list[_Waiting]:
     batch: list[_Waiting] = []
     seen: set[FactKey | None] = set()
     for waiting in queue:
-        key = _key(waiting.fact)
+        key = waiting.key
         if len(batch) == MAX_BATCH or (key is not None and key in seen):
             break
         seen.add(key)
@@ -431,10 +436,6 @@ def _key(fact: InboundFact) -> FactKey | None:
     if fact.dedupe_key is None:
         return None
     return FactKey(station_id=fact.station_id, dedupe_key=fact.dedupe_key)
-
-
-def _keys(facts: Sequence[InboundFact]) -> list[FactKey]:
-    return [key for fact in facts if (key := _key(fact)) is not None]
 
 
 def _wanted(facts: Sequence[InboundFact]) -> dict[StationId, BookWanted]:

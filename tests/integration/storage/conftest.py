@@ -189,9 +189,12 @@ def status(what: ConnectorStatus, *, evse: int = 1) -> StatusReported:
 
 async def _seed(storage: Storage) -> None:
     await storage.sql.execute(
-        "INSERT INTO tariff (scope, currency, price_per_kwh_minor, valid_from) VALUES ('default', 'INR', 2000, '2020-01-01')"
+        "INSERT INTO tariff (scope, currency, price_per_kwh_minor, valid_from) "
+        "VALUES ('default', 'INR', 2000, '2020-01-01')"
     )
-    await storage.sql.execute("INSERT INTO driver (id, name, currency) VALUES ('anna', 'Anna', 'INR'), ('ben', 'Ben', 'INR')")
+    await storage.sql.execute(
+        "INSERT INTO driver (id, name, currency) VALUES ('anna', 'Anna', 'INR'), ('ben', 'Ben', 'INR')"
+    )
     await storage.sql.execute(
         "INSERT INTO token (value, shown, driver_id) VALUES ('CARD-A', 'card-a', 'anna'), ('CARD-B', 'card-b', 'ben')"
     )

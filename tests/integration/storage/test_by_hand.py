@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import asyncpg
 import pytest
 
 from tests.integration.storage.conftest import Storage, end, meter, status
@@ -140,8 +141,6 @@ async def test_a_row_that_waits_for_its_start_is_not_shown_and_not_completed(sto
     "figure", ['"energyConsumed" = 0', '"totalPaid" = 0', '"refundAmount" = 500', '"pricePerKWh" = 0']
 )
 async def test_figures_that_follow_from_others_cannot_be_set_by_hand(storage: Storage, app: Any, figure: str) -> None:
-    import asyncpg
-
     with pytest.raises(asyncpg.PostgresError):
         await app.execute(f'UPDATE "ChargeSession" SET {figure}')
 
@@ -154,7 +153,7 @@ async def test_wallet_transactions_show_every_movement_with_the_balance_behind_i
     await storage.settling.settle_due()
     rows = await app.fetch(
         'SELECT type, amount::text, "balanceAfter"::text, reference FROM "WalletTransaction" '
-        "WHERE \"userId\" = 'anna' ORDER BY \"createdAt\""
+        'WHERE "userId" = \'anna\' ORDER BY "createdAt"'
     )
     assert [tuple(r)[:3] for r in rows] == [
         ("TOPUP", "1000.000", "1000.000"),

@@ -17,7 +17,12 @@ async def test_a_session_from_start_to_settlement(storage: Storage) -> None:
     handled, settled = await storage.settling.settle_due()
     assert (handled, len(settled)) == (1, 1)
     row = await storage.session(ref)
-    assert (row["status"], row["energy_wh"], row["refunded_minor"], row["settle_version"]) == ("COMPLETED", 12_345, 25_310, 1)
+    assert (row["status"], row["energy_wh"], row["refunded_minor"], row["settle_version"]) == (
+        "COMPLETED",
+        12_345,
+        25_310,
+        1,
+    )
     assert await storage.balances() == {
         "provider::INR": -200_000,
         "wallet:anna:INR": 75_310,
@@ -113,7 +118,9 @@ async def test_starts_and_settlements_of_one_user_at_once_all_succeed(storage: S
     for turn in range(6):
         register = 1_000 + 100 * (turn + 1)
         stations = ["CP-1", "CP-1", "CP-2", "CP-2"]
-        await asyncio.gather(*(storage.tell(end(register, ref=r), station=s) for r, s in zip(refs, stations, strict=True)))
+        await asyncio.gather(
+            *(storage.tell(end(register, ref=r), station=s) for r, s in zip(refs, stations, strict=True))
+        )
         new = asyncio.gather(
             *(other_node.begin(station=s, evse=1 + n % 2, register=register) for n, s in enumerate(stations))
         )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
+import asyncpg
 import pytest
 
 from tests.integration.storage.conftest import Storage, clock, new_id
@@ -57,7 +59,9 @@ async def test_the_release_of_the_present_epoch_takes_the_station_offline(storag
 
 async def test_a_station_that_is_out_of_order_stays_so_when_its_socket_goes(storage: Storage) -> None:
     epoch = await storage.live.claim(CP1, "a", clock())
-    await storage.sql.execute("UPDATE station SET status = 'OUT_OF_ORDER', out_of_order_since = now() WHERE id = 'CP-1'")
+    await storage.sql.execute(
+        "UPDATE station SET status = 'OUT_OF_ORDER', out_of_order_since = now() WHERE id = 'CP-1'"
+    )
     await storage.live.release(CP1, epoch, clock())
     assert await storage.sql.fetchval("SELECT status FROM station WHERE id = 'CP-1'") == "OUT_OF_ORDER"
 
@@ -97,13 +101,6 @@ async def test_a_command_is_not_claimed_where(
     assert await storage.live.claim_commands(asked, "a") == [], what
 
 
-async def test_a_command_of_a_station_whose_socket_is_gone_is_not_claimed(storage: Storage) -> None:
-    epoch = await storage.live.claim(CP1, "a", clock())
-    await queue(storage, 1)
-    await storage.live.release(CP1, epoch, clock())
-    assert await storage.live.claim_commands(["CP-1"], "a") == []
-
-
 async def test_what_was_being_sent_when_a_station_was_taken_over_is_unknown_and_not_sent_again(
     storage: Storage,
 ) -> None:
@@ -134,8 +131,6 @@ async def test_queued_commands_expire(storage: Storage) -> None:
 
 
 async def test_stations_are_found_whatever_the_letter_case_and_exist_in_one_spelling(storage: Storage) -> None:
-    import asyncpg
-
     access = await storage.live.access_of(StationId("cp-1"))
     assert access is not None
     assert access.station_id == "CP-1"
@@ -151,8 +146,6 @@ async def test_a_token_is_expected_where_an_open_session_has_it(storage: Storage
 
 
 async def test_a_lease_is_held_by_one_and_its_fence_rises_with_each_holder(storage: Storage) -> None:
-    from datetime import timedelta
-
     store, minute = storage.sync_store, timedelta(minutes=1)
     assert [await store.take_lease("loops", "a", minute) for _ in range(2)] == [1, 1]
     assert await store.take_lease("loops", "b", minute) is None

@@ -38,7 +38,13 @@ def prepaid(storage: Storage, *, pending_for: timedelta = timedelta(minutes=2)) 
 
 
 async def ask(
-    service: PrepaidService, user: str = "anna", amount: int = 50_000, *, station: str = "CP-1", connector: int = 1, **more: Any
+    service: PrepaidService,
+    user: str = "anna",
+    amount: int = 50_000,
+    *,
+    station: str = "CP-1",
+    connector: int = 1,
+    **more: Any,
 ) -> UUID:
     """Asks for a session."""
     return await service.start(

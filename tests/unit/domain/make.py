@@ -180,9 +180,7 @@ def reading(minutes: float, register_wh: int | None = None, **changes: Any) -> R
 
 def meter(*readings: Reading, ref: str | None = "4711", evse: int | None = 1) -> MeterReported:
     """Meter values of a transaction."""
-    return MeterReported(
-        evse_id=evse, transaction_ref=None if ref is None else TransactionRef(ref), readings=readings
-    )
+    return MeterReported(evse_id=evse, transaction_ref=None if ref is None else TransactionRef(ref), readings=readings)
 
 
 def end(

@@ -8,7 +8,8 @@ from tests.unit.domain.make import time
 from voltledger.domain.events import ConnectorStatus, Instant, StatusReported
 from voltledger.domain.session.connectors import ConnectorRecord, StationStatus, is_stale, station_status
 
-C, S = ConnectorStatus, StationStatus
+C = ConnectorStatus
+S = StationStatus
 
 
 def records(*statuses: tuple[int, ConnectorStatus]) -> list[ConnectorRecord]:
@@ -79,9 +80,7 @@ def _report(at: Instant | None) -> StatusReported:
 
 def _recorded(minutes: float | None) -> ConnectorRecord:
     occurred = None if minutes is None else time(minutes)
-    return ConnectorRecord(
-        evse_id=1, connector_id=1, status=C.CHARGING, occurred_at=occurred, received_at=time(60)
-    )
+    return ConnectorRecord(evse_id=1, connector_id=1, status=C.CHARGING, occurred_at=occurred, received_at=time(60))
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_an_end_completes_the_session_at_its_final_register_and_has_it_settled()
     (ended,) = decision.sessions
     assert (ended.state, ended.energy_wh, ended.meter_stop_wh) == (State.COMPLETED, 12_345, 13_345)
     assert (ended.ended_at, ended.stop_reason, ended.power_w) == (time(60), "Local", None)
-    assert not (ended.concluded or ended.estimated or ended.suspect)
+    assert (ended.concluded, ended.estimated, ended.suspect) == (False, False, False)
     assert decision.settle == (ended,)
     assert decision.findings == ()
     assert decision.fact_state is FactState.APPLIED

@@ -50,7 +50,7 @@ def test_a_reading_adds_its_step_and_confirms_the_transaction() -> None:
     decision = decide(b, meter(reading(5, 3_500, power_w=Decimal(30_000), soc_percent=Decimal(41))), now(6))
     (session,) = decision.sessions
     assert (session.energy_wh, session.register_wh, session.register_at) == (2_500, 3_500, time(5))
-    assert (session.power_w, session.soc_percent, session.heard_at) == (30_000, 41, time(6))
+    assert (session.power_w, session.soc_percent, session.heard_at) == (Decimal(30_000), Decimal(41), time(6))
     assert session.id_confirmed
     assert decision.readings == (reading(5, 3_500, power_w=Decimal(30_000), soc_percent=Decimal(41)),)
     assert (decision.findings, decision.asks, decision.settle, decision.entries) == ((), (), (), ())
@@ -122,17 +122,16 @@ def test_a_reading_older_than_the_last_one_is_kept_and_counts_nothing() -> None:
     decide(b, meter(reading(10, 2_000, power_w=Decimal(7000))), now(10))
     late = decide(b, meter(reading(5, 1_500, power_w=Decimal(11_000))), now(11))
     (session,) = late.sessions
-    assert (session.energy_wh, session.register_wh, session.power_w) == (1_000, 2_000, 7000)
+    assert (session.energy_wh, session.register_wh, session.power_w) == (1_000, 2_000, Decimal(7000))
     assert late.readings == (reading(5, 1_500, power_w=Decimal(11_000)),)
     assert late.findings == ()
 
 
 def test_the_same_reading_twice_counts_once() -> None:
     b = book(running())
-    for _ in range(3):
-        decision = decide(b, meter(reading(10, 2_000), reading(10, 2_000)), now(10))
-    assert decision.sessions[0].energy_wh == 1_000
-    assert decision.findings == ()
+    decisions = [decide(b, meter(reading(10, 2_000), reading(10, 2_000)), now(10)) for _ in range(3)]
+    assert [d.sessions[0].energy_wh for d in decisions] == [1_000] * 3
+    assert [d.findings for d in decisions] == [()] * 3
 
 
 @pytest.mark.parametrize("empty", [(), (reading(6, None, power_w=Decimal(10)),)])

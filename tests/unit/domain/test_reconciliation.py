@@ -46,8 +46,11 @@ def witness(**changes: object) -> Witness:
         ("Available, nobody knows since when", {"status_since": None}, Proof.NOTHING),
         ("Available, and the station is offline", {"connected_since": None}, Proof.NOTHING),
         ("Charging, and the station is offline", {"status": C.CHARGING, "connected_since": None}, Proof.NOTHING),
-        ("silence for years", {"status": None, "status_since": None, "heard_at": time(-10**6)}, Proof.NOTHING),
-        *((f"{status}", {"status": status}, Proof.RUNNING) for status in (C.CHARGING, C.SUSPENDED_EV, C.SUSPENDED_EVSE)),
+        ("silence for years", {"status": None, "status_since": None, "heard_at": time(-(10**6))}, Proof.NOTHING),
+        *(
+            (f"{status}", {"status": status}, Proof.RUNNING)
+            for status in (C.CHARGING, C.SUSPENDED_EV, C.SUSPENDED_EVSE)
+        ),
         *(
             (f"{status}", {"status": status}, Proof.NOTHING)
             for status in C

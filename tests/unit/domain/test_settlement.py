@@ -190,9 +190,7 @@ def test_after_any_history_the_books_say_what_was_used(
     life: tuple[int, int, Decimal, Decimal, list[tuple[int, int, bool]]],
 ) -> None:
     paid, purse, price, fee, versions = life
-    session = used(
-        0, paid_minor=Minor(paid), price=Price(per_kwh_minor=price, currency="INR"), fee_percent=fee
-    )
+    session = used(0, paid_minor=Minor(paid), price=Price(per_kwh_minor=price, currency="INR"), fee_percent=fee)
     opening = hold_entry(session_id=session.id, user=ANNA, currency="INR", amount=Minor(paid), version=1)
     entries: list[Entry | None] = [opening]
     already: Settled | None = None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 from decimal import Decimal
+from typing import Any
 
+import msgspec
 import pytest
 
 from tests.unit.domain.make import (
@@ -12,6 +14,7 @@ from tests.unit.domain.make import (
     T0,
     TOKEN,
     book,
+    end,
     instant,
     meter,
     now,
@@ -112,12 +115,10 @@ def test_a_start_at_another_time_is_a_new_session_once_the_transaction_was_used(
         ("another connector", {"evse_id": 2}),
     ],
 )
-def test_a_start_that_differs_in_more_than_its_time_is_a_new_session(
-    what: str, changes: dict[str, object]
-) -> None:
+def test_a_start_that_differs_in_more_than_its_time_is_a_new_session(what: str, changes: dict[str, Any]) -> None:
     b = book()
     first = decide(b, start(0), now(0))
-    other = decide(b, start(3, **{"register_wh": 1_000, **changes}), now(3))
+    other = decide(b, start(3, **changes), now(3))
     assert other.answer.transaction_ref != first.answer.transaction_ref, what
 
 
@@ -154,14 +155,7 @@ def _not_started(settled: bool) -> ChargingSession:
     ended = conclude(pending(), Happening.NOT_STARTED, time(3), "NotStarted")
     if not settled:
         return ended
-    return running_with(ended, settle_version=1, refunded_minor=Minor(50_000))
-
-
-def running_with(session: ChargingSession, **changes: object) -> ChargingSession:
-    """The session with some members replaced."""
-    import msgspec
-
-    return msgspec.structs.replace(session, **changes)
+    return msgspec.structs.replace(ended, settle_version=1, refunded_minor=Minor(50_000))
 
 
 def test_a_prepaid_start_after_its_money_went_back_sets_it_aside_again() -> None:
@@ -262,8 +256,6 @@ def test_a_superseded_session_takes_its_true_end_later() -> None:
     older = running(register_wh=Wh(6_000), energy_wh=Wh(5_000), register_at=time(30), id_confirmed=True)
     b = book(older)
     decide(b, start(40, 6_100, token=TokenValue("BEN")), now(40))
-    from tests.unit.domain.make import end
-
     corrected = decide(b, end(35, 6_050), now(50))
     assert (corrected.sessions[0].id, corrected.sessions[0].energy_wh) == (older.id, 5_050)
     assert [f.kind for f in corrected.findings] == [FindingKind.CORRECTED]
@@ -314,14 +306,9 @@ def test_an_orphan_under_another_transaction_is_not_taken_for_a_start() -> None:
 
 
 def test_a_start_with_a_time_that_cannot_be_believed_is_recorded_at_its_receipt() -> None:
-    event = start(0, 1_000)
     suspect = Instant(at=time(500), suspect=True, text="1970-01-01T00:00:11Z")
-    decision = decide(book(), type(event)(**{**_members(event), "at": suspect}), now(500))
+    decision = decide(book(), start(at=suspect), now(500))
     assert decision.sessions[0].started_at == time(500)
-
-
-def _members(event: object) -> dict[str, object]:
-    return {name: getattr(event, name) for name in event.__slots__}  # type: ignore[attr-defined]
 
 
 def test_readings_in_a_start_are_kept_and_counted() -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from voltledger.domain.session.states import ENDED, NEXT, OPEN, REFUSED, RUNNING, Happening, Refused, State, apply
 
-H, S = Happening, State
+H = Happening
+S = State
 
 # What follows an end or a beginning, written down a second time by hand: a change of the table must be meant.
 STATION_MAY_SAY = [
@@ -49,28 +50,28 @@ def test_every_pair_is_in_the_table_or_listed_as_refused() -> None:
 def test_every_state_is_open_or_ended_and_a_running_one_is_open() -> None:
     assert set(State) == OPEN | ENDED
     assert not OPEN & ENDED
-    assert RUNNING == OPEN - {State.PENDING}
+    assert OPEN - {State.PENDING} == RUNNING
 
 
 @pytest.mark.parametrize(("state", "happening", "following"), STATION_MAY_SAY)
-def test_an_open_session_goes_where_the_table_says(state: State, happening: H, following: State) -> None:
+def test_an_open_session_goes_where_the_table_says(state: State, happening: Happening, following: State) -> None:
     assert apply(state, happening, concluded=False) is following
 
 
 @pytest.mark.parametrize(("state", "happening", "following"), AFTER_OUR_OWN_END)
-def test_an_end_that_was_our_conclusion_may_be_corrected(state: State, happening: H, following: State) -> None:
+def test_an_end_that_was_our_conclusion_may_be_corrected(state: State, happening: Happening, following: State) -> None:
     assert apply(state, happening, concluded=True) is following
 
 
 @pytest.mark.parametrize(("state", "happening"), sorted(product(ENDED, Happening)))
-def test_an_end_that_the_station_reported_stands_whatever_happens(state: State, happening: H) -> None:
+def test_an_end_that_the_station_reported_stands_whatever_happens(state: State, happening: Happening) -> None:
     assert apply(state, happening, concluded=False) == Refused(state=state, happening=happening)
 
 
 @pytest.mark.parametrize(("state", "happening"), sorted(REFUSED))
 @pytest.mark.parametrize("concluded", [True, False])
 def test_a_pair_that_is_not_in_the_table_is_refused_and_says_which(
-    state: State, happening: H, concluded: bool
+    state: State, happening: Happening, concluded: bool
 ) -> None:
     assert apply(state, happening, concluded=concluded) == Refused(state=state, happening=happening)
 

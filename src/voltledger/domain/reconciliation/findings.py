@@ -25,8 +25,6 @@ class FindingKind(StrEnum):
     UNKNOWN_TOKEN = "unknown_token"  # energy flows for a token that nobody registered
     NOT_STARTED = "not_started"  # a paid start that the station refused or never began
     MANUAL_CHANGE = "manual_change"  # a row was changed by hand with SQL
-    REFUSED_STEP = "refused_step"  # a happening that the session's state does not allow
-    CACHE_DRIFT = "cache_drift"  # Redis said something else than PostgreSQL
 
 
 class FindingState(StrEnum):

@@ -25,7 +25,7 @@ class FactState(StrEnum):
 class Circumstances:
     """What a decision needs besides the event; all given, nothing looked up.
 
-    `fresh_id` and `fresh_ref` are used only if a session has to be made.
+    `fresh_id` and `fresh_ref` are fresh for starts and are used only if a session has to be made.
     """
 
     received_at: datetime

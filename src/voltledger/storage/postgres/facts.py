@@ -44,6 +44,32 @@ _LOAD = {
 }
 
 
+COPY_FROM = 16
+"""From so many rows on, COPY and its extra round trip cost less than arrays."""
+
+INBOX_COLUMNS = (
+    "station_id",
+    "dedupe_key",
+    "action",
+    "state",
+    "session_id",
+    "epoch",
+    "received_at",
+    "response",
+)
+FRAME_COLUMNS = ("station_id", "from_station", "kind", "action", "message_id", "dedupe_key", "payload", "at")
+READING_COLUMNS = (
+    "session_id",
+    "at",
+    "context",
+    "register_wh",
+    "power_w",
+    "current_a",
+    "soc_percent",
+    "others",
+)
+
+
 class PostgresFactStore:
     """The fact store; `new_id` makes version 7 UUIDs for commands."""
 
@@ -84,9 +110,14 @@ class PostgresFactWork:
         self._currency = currency
         self._fee_percent = fee_percent
         self._new_id = new_id
+        self._careful = False
 
     async def answered(self, keys: Sequence[FactKey]) -> dict[FactKey, str]:
-        """The stored answers of facts that are recorded already."""
+        """The stored answers of facts that are recorded already.
+
+        Whoever asks has met a key that exists; then readings may exist as well, and are inserted one by one.
+        """
+        self._careful = True
         rows = await self._connection.fetch(
             SQL["facts_answered"], [k.station_id for k in keys], [k.dedupe_key for k in keys]
         )
@@ -181,8 +212,20 @@ class PostgresFactWork:
         if listed:
             await self._connection.execute(SQL[query], *columns_of(listed, len(listed[0])))
 
+    async def _load_many(
+        self, table: str, columns: Sequence[str], query: str, rows: Iterable[tuple[object, ...]]
+    ) -> None:
+        """Inserts rows: by COPY when there are many, which costs the driver a third of what arrays do."""
+        listed = list(rows)
+        if len(listed) < COPY_FROM:
+            await self._many(query, listed)
+        else:
+            await self._connection.copy_records_to_table(table, records=listed, columns=columns)
+
     async def _save_facts(self, changes: Changes) -> None:
-        await self._many(
+        await self._load_many(
+            "inbox",
+            INBOX_COLUMNS,
             "facts_insert",
             (
                 (
@@ -198,7 +241,9 @@ class PostgresFactWork:
                 for f in changes.facts
             ),
         )
-        await self._many(
+        await self._load_many(
+            "frame",
+            FRAME_COLUMNS,
             "frames_insert",
             (
                 (
@@ -236,7 +281,11 @@ class PostgresFactWork:
                 for s in changes.metered.values()
             ),
         )
-        await self._many("readings_insert", (_reading_row(session_id, r) for session_id, r in changes.readings))
+        rows = list({row[:3]: row for row in (_reading_row(i, r) for i, r in changes.readings)}.values())
+        if self._careful:
+            await self._many("readings_insert", rows)
+        else:
+            await self._load_many("reading", READING_COLUMNS, "readings_insert", rows)
         await self._many(
             "strays_insert",
             (

@@ -56,6 +56,9 @@ SESSION_COLUMNS: tuple[tuple[str, str], ...] = (
 )
 """Columns of `charging_session` that a `ChargingSession` holds, with the types to pass them as."""
 
+_STATES = {state.value: state for state in State}
+_ORIGINS = {origin.value: origin for origin in Origin}
+
 COLUMN_LIST = ", ".join(name for name, _ in SESSION_COLUMNS)
 
 
@@ -67,8 +70,8 @@ def session_of(row: Mapping[str, Any]) -> ChargingSession:
         evse_id=row["evse_id"],
         connector_id=row["connector_id"],
         organization_id=OrganizationId(row["organization_id"]),
-        state=State(row["status"]),
-        origin=Origin(row["origin"]),
+        state=_STATES[row["status"]],
+        origin=_ORIGINS[row["origin"]],
         transaction_ref=_maybe(TransactionRef, row["transaction_ref"]),
         start_key=row["start_key"],
         token=_maybe(TokenValue, row["token"]),
