@@ -32,26 +32,18 @@ def verify_password(given: bytes, stored: str) -> bool:
     kind, salt_hex, digest_hex = stored.split("$")
     make = _fast if kind == "fast" else _slow
     salt, digest = bytes.fromhex(salt_hex), bytes.fromhex(digest_hex)
-    right = [hmac.compare_digest(make(form, salt), digest) for form in _forms(given)]
-    return any(right)
+    return any(hmac.compare_digest(make(form, salt), digest) for form in _forms(given))
 
 
 def _forms(given: bytes) -> list[bytes]:
     if len(given) > 256:
         return []
-    forms = [given]
-    if _is_binary(given):
-        forms.append(given.hex().encode())
-        forms.append(given.hex().upper().encode())
+    forms = [given, given.hex().encode(), given.hex().upper().encode()]
     try:
         forms.append(bytes.fromhex(given.decode("ascii")))
     except (ValueError, UnicodeDecodeError):
         pass
     return forms
-
-
-def _is_binary(given: bytes) -> bool:
-    return any(byte < 0x20 or byte > 0x7E for byte in given)
 
 
 def _fast(password: bytes, salt: bytes) -> bytes:

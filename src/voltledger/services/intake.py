@@ -61,6 +61,9 @@ MAX_REPEATS = 5
 NO_SESSION = SessionId(UUID(int=0))
 """In place of a fresh id for facts that never open a session."""
 
+NEEDS_REF = TransactionStarted | FactUnreadable
+"""Events whose answer may need a fresh transaction id."""
+
 RecordedEvent = TransactionFact | StatusReported | Booted
 """Events that are written before they are answered."""
 
@@ -115,14 +118,13 @@ class IdSource:
         self._block = block
         self._refs: deque[TransactionRef] = deque()
 
-    async def ensure(self, count: int) -> None:
-        """Makes sure that `count` transaction ids can be drawn without waiting."""
+    async def take(self, count: int) -> deque[TransactionRef]:
+        """That many transaction ids, for nobody else."""
         while len(self._refs) < count:
             self._refs.extend(await self._reserve(max(self._block, count)))
 
-    def draw_ref(self) -> TransactionRef:
-        """The next transaction id; `ensure` first."""
-        return self._refs.popleft()
+        # Nothing waits between here and the check above: two lanes cannot draw the same id.
+        return deque(self._refs.popleft() for _ in range(count))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -249,12 +251,12 @@ class Intake:
 
     async def _record(self, batch: Sequence[_Waiting], *, look_first: bool) -> None:
         facts = [waiting.fact for waiting in batch]
-        await self._ids.ensure(sum(isinstance(f.event, TransactionStarted | FactUnreadable) for f in facts))
+        refs = await self._ids.take(sum(isinstance(f.event, NEEDS_REF) for f in facts))
         async with self._store.unit_of_work() as work:
             keys = [waiting.key for waiting in batch if waiting.key is not None]
             known = await work.answered(keys) if look_first else {}
             new = [waiting.fact for waiting in batch if waiting.key not in known]
-            assembly = Assembly(self._ids, self._policy)
+            assembly = Assembly(self._ids.new_session_id, refs, self._policy)
             await assembly.run(work, new)
             await work.save(assembly.changes)
         self._on_commit_size(len(new))
@@ -271,7 +273,11 @@ class Intake:
                 outcome = assembly.outcomes[id(waiting.fact)]
                 _resolve(waiting, outcome.response)
                 committed.append(Committed(fact=waiting.fact, decision=outcome.decision))
-        self._on_committed(committed)
+        try:
+            self._on_committed(committed)
+        except Exception as error:
+            # Those who listen are told after the fact; what is recorded and answered stays so.
+            log_failure(log, "a listener failed", exc_info=error)
 
     async def _keep_poison(self, waiting: _Waiting, error: Exception) -> None:
         """T1': our own code failed on this fact; it is kept raw and answered all the same."""
@@ -284,18 +290,15 @@ class Intake:
             exc_info=error,
         )
         try:
-            await self._ids.ensure(1)
-            response = fact.encode(
-                Answer(
-                    at=fact.received_at,
-                    transaction_ref=self._ids.draw_ref(),
-                    heartbeat_s=self._policy.heartbeat_s,
-                )
-            ).decode()
+            (ref,) = await self._ids.take(1)
+            answer = Answer(at=fact.received_at, transaction_ref=ref, heartbeat_s=self._policy.heartbeat_s)
+            response = fact.encode(answer).decode()
             async with self._store.unit_of_work() as work:
-                await work.save(_poison_changes(fact, response, error))
-        except AlreadyRecorded:
-            await self._settle_batch([waiting])
+                known = {} if waiting.key is None else await work.answered([waiting.key])
+                if waiting.key in known:
+                    response = known[waiting.key]
+                else:
+                    await work.save(_poison_changes(fact, response, error))
         except Exception as second:
             log_failure(log, "a fact could not even be kept raw", station=fact.station_id, exc_info=second)
             _refuse([waiting])
@@ -312,8 +315,9 @@ class _Outcome:
 class Assembly:
     """One batch's decisions, gathered into the changes of one unit of work."""
 
-    def __init__(self, ids: IdSource, policy: Policy) -> None:
-        self._ids = ids
+    def __init__(self, new_session_id: Callable[[], SessionId], refs: deque[TransactionRef], policy: Policy) -> None:
+        self._new_session_id = new_session_id
+        self._refs = refs
         self._policy = policy
         self.changes = Changes()
         self.outcomes: dict[int, _Outcome] = {}
@@ -333,15 +337,15 @@ class Assembly:
         self._conclude_stations(books, wanted)
 
     def _take_fact(self, book: StationBook, fact: InboundFact, event: TransactionFact) -> None:
-        starts = isinstance(event, TransactionStarted | FactUnreadable)
+        starts = isinstance(event, NEEDS_REF)
         decision = decide(
             book,
             event,
             Circumstances(
                 received_at=fact.received_at,
                 fact_key=fact.dedupe_key or b"",
-                fresh_id=self._ids.new_session_id() if starts else NO_SESSION,
-                fresh_ref=self._ids.draw_ref() if starts else None,
+                fresh_id=self._new_session_id() if starts else NO_SESSION,
+                fresh_ref=self._refs.popleft() if starts else None,
             ),
         )
         response = fact.encode(decision.answer).decode()
@@ -447,6 +451,8 @@ def _wanted(facts: Sequence[InboundFact]) -> dict[StationId, BookWanted]:
         if isinstance(fact.event, MeterReported):  # the hot path, spared the matching below
             if fact.event.transaction_ref is not None:
                 want.refs.add(fact.event.transaction_ref)
+            elif not fact.event.evse_id:
+                want.state = True  # whose meter it is depends on how many connectors there are
             continue
         match fact.event:
             case TransactionStarted(token=token, transaction_ref=ref):

@@ -1,6 +1,8 @@
 """Prepaid charging: money set aside and the station asked to start, in one unit of work."""
 
+import asyncio
 import hashlib
+import random
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
@@ -30,11 +32,13 @@ from voltledger.domain.session.session import ChargingSession, Origin
 from voltledger.domain.session.states import Happening, State
 from voltledger.logs import get_logger
 from voltledger.services.runtime import CallOutcome, Commands, Presence
+from voltledger.storage.errors import StoreContention
 from voltledger.storage.ports import Changes, Payer, QueuedCommand
 
 log = get_logger(__name__)
 
 MAX_AMOUNT_MINOR = 100_000_000_00
+MAX_ATTEMPTS = 5
 
 
 class SessionWork(Protocol):
@@ -45,6 +49,9 @@ class SessionWork(Protocol):
 
     async def payer(self, user_id: UserId) -> Payer | None:
         """A user and what they can spend, locked."""
+
+    async def lock_evse(self, station_id: StationId, evse_id: int) -> None:
+        """Nobody else decides what begins on this EVSE until the unit of work ends."""
 
     async def busy(self, station_id: StationId, evse_id: int) -> bool:
         """Whether a session is open on an EVSE."""
@@ -113,7 +120,27 @@ class PrepaidService:
             raise InvalidInput("amount_minor", f"must be between 1 and {MAX_AMOUNT_MINOR}")
         station = StationId(station_id)
         session_id = SessionId(self._new_id() if key is None else _id_of_key(f"{user_id}:{key}"))
+        for attempt in range(MAX_ATTEMPTS):
+            try:
+                return await self._start_once(session_id, station, connector, user_id, amount_minor, token, key)
+            except StoreContention:
+                if attempt == MAX_ATTEMPTS - 1:
+                    raise
+                await asyncio.sleep(random.uniform(0.01, 0.05))
+        raise AssertionError("the loop returns or raises")
+
+    async def _start_once(
+        self,
+        session_id: SessionId,
+        station: StationId,
+        connector: int,
+        user_id: str,
+        amount_minor: int,
+        token: str | None,
+        key: str | None,
+    ) -> UUID:
         async with self._store.session_work() as work:
+            await work.lock_evse(station, connector)
             before = None if key is None else await work.session(session_id)
             if before is not None:
                 return _same_start(before, station, connector, amount_minor)
@@ -259,9 +286,16 @@ def _id_of_key(key: str) -> UUID:
 
 def _same_start(before: ChargingSession, station_id: StationId, connector: int, amount_minor: int) -> UUID:
     """The session that the key made before, if it was for the same."""
-    if (before.station_id, before.evse_id) != (station_id, connector) or before.paid_minor < amount_minor:
+    if (before.station_id, before.evse_id) != (station_id, connector) or not _same_amount(before, amount_minor):
         raise SameKeyOtherInput("this key was used for another start: use a new one")
     return before.id
+
+
+def _same_amount(before: ChargingSession, amount_minor: int) -> bool:
+    """Whether this was asked for; after its end a session may hold more than that (see `hold_again`)."""
+    if before.settle_version == 0:
+        return before.paid_minor == amount_minor
+    return before.paid_minor >= amount_minor
 
 
 def _start_changes(session: ChargingSession, entry: Entry | None) -> Changes:

@@ -61,6 +61,9 @@ class SyncWork(Protocol):
     async def changed_by_hand(self) -> list[ChargingSession]:
         """Ended sessions that nobody is to settle, locked."""
 
+    async def lock_evse(self, station_id: StationId, evse_id: int) -> None:
+        """Nobody else decides what begins on this EVSE until the unit of work ends."""
+
     async def book(self, wanted: BookWanted) -> StationBook:
         """A station's book, its open sessions locked."""
 
@@ -318,6 +321,7 @@ class DatabaseSyncService:
         if verdict.remedy is not Remedy.ADOPT:
             return []
         async with self._store.session_work() as work:
+            await work.lock_evse(candidate.station_id, candidate.evse_id)
             book = await work.book(BookWanted(station_id=candidate.station_id, terms=True))
             if book.running_on(candidate.evse_id) is not None or _start_awaited(book, candidate.evse_id):
                 return []

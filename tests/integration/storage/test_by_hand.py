@@ -52,7 +52,7 @@ async def test_the_users_sql_completes_a_ghost_and_the_next_pass_settles_and_ref
     assert "settle a session that was ended by hand" in [step.what for step in steps]
     await storage.settling.settle_due()
     row = await storage.session(ghost)
-    assert (row["status"], row["stop_reason"], row["concluded"]) == ("COMPLETED", "Manual cleanup", True)
+    assert (row["status"], row["stop_reason"], row["end_reported"]) == ("COMPLETED", "Manual cleanup", False)
     assert (row["refunded_minor"], row["settle_version"]) == (38_000, 1)
     balances = await storage.balances()
     assert balances["wallet:anna:INR"] == 88_000

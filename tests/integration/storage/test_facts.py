@@ -113,6 +113,18 @@ async def test_two_starts_at_once_on_two_stations_do_not_spend_the_same_money(
     assert await storage.findings() == []
 
 
+async def test_a_start_sets_aside_what_is_left_of_money_that_is_being_spent_elsewhere(storage: Storage) -> None:
+    transaction = storage.sql.transaction()
+    await transaction.start()
+    await storage.sql.execute("UPDATE ledger_account SET balance_minor = 20000 WHERE code = 'wallet:anna:INR'")
+    starting = asyncio.create_task(storage.begin())
+    await asyncio.sleep(0.3)
+    assert not starting.done()
+    await transaction.commit()
+    assert (await storage.session(await starting))["paid_minor"] == 20_000
+    assert await storage.findings() == []
+
+
 async def test_starts_and_settlements_of_one_user_at_once_all_succeed(storage: Storage, other_node: Storage) -> None:
     refs = [await storage.begin(station=name, evse=evse) for name in ("CP-1", "CP-2") for evse in (1, 2)]
     for turn in range(6):
@@ -143,7 +155,7 @@ async def test_an_end_that_cannot_be_believed_waits_for_a_person_and_is_not_take
     await storage.sync.sync_database({})
     await storage.settling.settle_due()
     row = await storage.session(ref)
-    assert (row["suspect"], row["settle_version"], row["concluded"]) == (True, 0, False)
+    assert (row["suspect"], row["settle_version"], row["end_reported"]) == (True, 0, True)
     assert await storage.findings() == ["implausible_energy"]
     assert await storage.sql.fetchval("SELECT state FROM job") == "held"
 
@@ -151,7 +163,7 @@ async def test_an_end_that_cannot_be_believed_waits_for_a_person_and_is_not_take
 async def test_a_ghosts_true_end_is_settled_as_a_correction_once(storage: Storage) -> None:
     ref = await storage.begin()
     await storage.tell(meter(6_000, ref=ref))
-    await storage.sql.execute("UPDATE charging_session SET status = 'GHOST', ended_at = now(), concluded = true")
+    await storage.sql.execute("UPDATE charging_session SET status = 'GHOST', ended_at = now()")
     await storage.sync.sync_database({})
     await storage.settling.settle_due()
     assert (await storage.balances())["wallet:anna:INR"] == 90_000
@@ -177,9 +189,7 @@ async def test_a_boot_and_statuses_change_no_session_and_set_the_stations_status
 async def test_meter_values_after_a_ghost_reactivate_it_and_hold_its_money_again(storage: Storage) -> None:
     ref = await storage.begin()
     await storage.tell(meter(6_000, ref=ref, minutes=-40))
-    await storage.sql.execute(
-        "UPDATE charging_session SET status = 'GHOST', ended_at = now() - interval '30 minutes', concluded = true"
-    )
+    await storage.sql.execute("UPDATE charging_session SET status = 'GHOST', ended_at = now() - interval '30 minutes'")
     await storage.sync.sync_database({})
     await storage.settling.settle_due()
     await storage.tell(meter(6_500, ref=ref, minutes=-5))

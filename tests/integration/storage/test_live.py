@@ -85,6 +85,19 @@ async def test_a_command_is_claimed_at_most_once_by_many_at_once(storage: Storag
     assert await storage.sql.fetchval("SELECT count(*) FROM command WHERE state = 'sending'") == len(claimed)
 
 
+async def test_a_command_that_is_being_claimed_by_another_is_not_claimed_again(storage: Storage) -> None:
+    await storage.live.claim(CP1, "a", clock())
+    await queue(storage, 1)
+    transaction = storage.sql.transaction()
+    await transaction.start()
+    await storage.sql.execute("UPDATE command SET state = 'sending'")
+    rival = asyncio.create_task(storage.live.claim_commands(["CP-1"], "a"))
+    await asyncio.sleep(0.2)
+    assert not rival.done()
+    await transaction.commit()
+    assert await rival == []
+
+
 @pytest.mark.parametrize(
     ("what", "owner", "asked", "minutes"),
     [

@@ -75,7 +75,8 @@ async def test_parallel_starts_cannot_spend_the_same_money(storage: Storage, oth
         ),
         return_exceptions=True,
     )
-    assert kinds(results) == ["InsufficientFunds"] * 3 + ["UUID"], [str(r) for r in results]
+    assert kinds(results).count("UUID") == 1
+    assert set(kinds(results)) <= {"UUID", "InsufficientFunds", "StoreContention"}
     balances = await storage.balances()
     assert (balances["held:anna:INR"], balances["wallet:anna:INR"]) == (60_000, 40_000)
     assert await storage.sql.fetchval("SELECT count(*) FROM charging_session") == 1
@@ -89,8 +90,9 @@ async def test_parallel_starts_of_two_users_do_not_share_a_connector(storage: St
             *(ask(service, user, 1_000) for service, user in zip(services, ("anna", "ben"), strict=True)),
             return_exceptions=True,
         )
-        assert kinds(results) == ["NotPossibleNow", "UUID"], f"turn {turn}"
-        await storage.sql.execute("UPDATE charging_session SET status = 'TERMINATED', concluded = true")
+        assert kinds(results).count("UUID") == 1, f"turn {turn}: {kinds(results)}"
+        assert set(kinds(results)) <= {"UUID", "NotPossibleNow", "StoreContention"}
+        await storage.sql.execute("UPDATE charging_session SET status = 'TERMINATED'")
 
 
 async def test_the_same_key_at_once_makes_one_session(storage: Storage, other_node: Storage) -> None:

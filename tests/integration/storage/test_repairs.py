@@ -101,9 +101,7 @@ async def test_two_nodes_adopt_an_orphan_once(storage: Storage, other_node: Stor
 async def test_a_ghost_that_charges_again_is_reactivated_with_its_money_and_not_doubled(storage: Storage) -> None:
     await connect(storage)
     ref = await charged(storage)
-    await storage.sql.execute(
-        "UPDATE charging_session SET status = 'GHOST', concluded = true, ended_at = $1", clock(-10)
-    )
+    await storage.sql.execute("UPDATE charging_session SET status = 'GHOST', ended_at = $1", clock(-10))
     await storage.sync.sync_database({})
     await storage.settling.settle_due()
     await says(storage, ConnectorStatus.CHARGING, minutes=-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import timedelta
 from decimal import Decimal
 from itertools import pairwise
@@ -29,6 +30,24 @@ def test_the_highest_numbers_of_the_sequence_give_valid_transaction_ids_too() ->
     assert len(set(top)) == 999
     assert all(1 <= ref <= 2**31 - 1 for ref in top)
     assert not set(top) & {int(transaction_ref(number, KEY)) for number in range(1, 1_000)}
+
+
+def test_no_number_gives_transaction_0_whatever_the_key() -> None:
+    for number in range(40):
+        key = bytes([number])
+        before = _number_behind(0, key)
+        while before >= 1 << 31:
+            before = _number_behind(before, key)
+        assert 1 <= int(transaction_ref(before, key)) <= 2**31 - 1
+
+
+def _number_behind(value: int, key: bytes) -> int:
+    """The Feistel network backwards, turn by turn."""
+    left, right = value >> 16, value & 0xFFFF
+    for turn in reversed(range(4)):
+        digest = hashlib.blake2b(left.to_bytes(2, "big") + bytes([turn]), key=key, digest_size=2).digest()
+        left, right = right ^ int.from_bytes(digest, "big"), left
+    return (left << 16) | right
 
 
 def test_transaction_ids_cannot_be_counted_on_and_differ_between_installations() -> None:

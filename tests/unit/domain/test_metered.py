@@ -117,6 +117,13 @@ def test_readings_of_one_message_count_in_the_order_of_their_times() -> None:
     assert decision.findings == ()
 
 
+def test_a_reset_inside_one_message_is_seen_in_the_order_of_the_times() -> None:
+    b = book(running())
+    decision = decide(b, meter(reading(3, 200), reading(1, 1_500), reading(2, 100)), now(3))
+    assert decision.sessions[0].energy_wh == 500 + 100
+    assert [f.kind for f in decision.findings] == [FindingKind.REGISTER_FELL]
+
+
 def test_a_reading_older_than_the_last_one_is_kept_and_counts_nothing() -> None:
     b = book(running())
     decide(b, meter(reading(10, 2_000, power_w=Decimal(7000))), now(10))

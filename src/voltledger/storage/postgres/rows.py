@@ -14,7 +14,7 @@ from voltledger.domain.identifiers import (
 )
 from voltledger.domain.quantities import Minor, Price, Wh
 from voltledger.domain.session.session import ChargingSession, Origin
-from voltledger.domain.session.states import State
+from voltledger.domain.session.states import ENDED, State
 
 SESSION_COLUMNS: tuple[tuple[str, str], ...] = (
     ("id", "uuid"),
@@ -46,7 +46,7 @@ SESSION_COLUMNS: tuple[tuple[str, str], ...] = (
     ("paid_minor", "bigint"),
     ("refunded_minor", "bigint"),
     ("settle_version", "int"),
-    ("concluded", "boolean"),
+    ("end_reported", "boolean"),
     ("estimated", "boolean"),
     ("suspect", "boolean"),
     ("id_confirmed", "boolean"),
@@ -57,6 +57,7 @@ SESSION_COLUMNS: tuple[tuple[str, str], ...] = (
 """Columns of `charging_session` that a `ChargingSession` holds, with the types to pass them as."""
 
 _STATES = {state.value: state for state in State}
+_ENDED = frozenset(state.value for state in ENDED)
 _ORIGINS = {origin.value: origin for origin in Origin}
 
 COLUMN_LIST = ", ".join(name for name, _ in SESSION_COLUMNS)
@@ -93,7 +94,7 @@ def session_of(row: Mapping[str, Any]) -> ChargingSession:
         paid_minor=Minor(row["paid_minor"]),
         refunded_minor=Minor(row["refunded_minor"]),
         settle_version=row["settle_version"],
-        concluded=row["concluded"],
+        concluded=row["status"] in _ENDED and not row["end_reported"],
         estimated=row["estimated"],
         suspect=row["suspect"],
         id_confirmed=row["id_confirmed"],
@@ -135,7 +136,7 @@ def session_values(session: ChargingSession) -> tuple[Any, ...]:
         session.paid_minor,
         session.refunded_minor,
         session.settle_version,
-        session.concluded,
+        session.state in ENDED and not session.concluded,
         session.estimated,
         session.suspect,
         session.id_confirmed,

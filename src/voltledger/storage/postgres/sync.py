@@ -12,6 +12,7 @@ import msgspec
 
 from voltledger.domain.events import ConnectorStatus
 from voltledger.domain.identifiers import SessionId, StationId, TransactionRef, UserId
+from voltledger.domain.ledger.accounts import wallet
 from voltledger.domain.quantities import Minor, Wh
 from voltledger.domain.reconciliation.evidence import Witness
 from voltledger.domain.session.book import Policy, StationBook, Terms
@@ -163,11 +164,17 @@ class PostgresSessionWork:
         return None if book.terms is None else (book.terms, int(connectors))
 
     async def payer(self, user_id: UserId) -> Payer | None:
-        """A user and what they can spend; the hold that follows checks the balance under its lock."""
+        """A user and what they can spend, locked."""
         row = await self._connection.fetchrow(SQL["payer"], user_id)
         if row is None:
             return None
-        return Payer(user_id=user_id, currency=row["currency"], spendable=Minor(row["balance_minor"]))
+        code = wallet(user_id, row["currency"]).code
+        balance = await self._connection.fetchval(SQL["payer_balance"], code)
+        return Payer(user_id=user_id, currency=row["currency"], spendable=Minor(balance or 0))
+
+    async def lock_evse(self, station_id: StationId, evse_id: int) -> None:
+        """Nobody else decides what begins on this EVSE until the unit of work ends."""
+        await self._connection.execute(SQL["evse_lock"], station_id, evse_id)
 
     async def busy(self, station_id: StationId, evse_id: int) -> bool:
         """Whether a session is open on an EVSE."""

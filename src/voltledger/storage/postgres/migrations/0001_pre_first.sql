@@ -108,7 +108,8 @@ CREATE TABLE token (
 );
 CREATE INDEX token_of_driver ON token (driver_id) WHERE driver_id IS NOT NULL;
 
--- One visit of one vehicle. Energy in whole Wh, money in minor units of currency.
+-- One visit of one vehicle. Energy in whole Wh, money in minor units of currency. end_reported: the station itself said
+-- that it ended; any other end (ours, or a person's by SQL) may still be corrected by the station's own.
 CREATE TABLE charging_session (
   id uuid PRIMARY KEY,
   station_id text NOT NULL REFERENCES station (id),
@@ -141,7 +142,7 @@ CREATE TABLE charging_session (
   refunded_minor bigint NOT NULL DEFAULT 0 CONSTRAINT session_refund_within_paid CHECK (refunded_minor BETWEEN 0 AND paid_minor),
   settle_version integer NOT NULL DEFAULT 0,
   settled_at timestamptz,
-  concluded boolean NOT NULL DEFAULT false,
+  end_reported boolean NOT NULL DEFAULT false,
   estimated boolean NOT NULL DEFAULT false,
   suspect boolean NOT NULL DEFAULT false,
   id_confirmed boolean NOT NULL DEFAULT false,
@@ -417,20 +418,26 @@ CREATE TRIGGER settlement_never_truncated BEFORE TRUNCATE ON settlement FOR EACH
 
 -- Debits equal credits in each currency of an entry, checked at commit, whoever wrote it.
 CREATE FUNCTION check_entry_balanced() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+  wanted bigint;
 BEGIN
-  IF NOT EXISTS (SELECT 1 FROM ledger_posting WHERE entry_id = NEW.id)
+  IF TG_TABLE_NAME = 'ledger_entry' THEN wanted := NEW.id; ELSE wanted := NEW.entry_id; END IF;
+  IF NOT EXISTS (SELECT 1 FROM ledger_posting WHERE entry_id = wanted)
      OR EXISTS (
        SELECT 1 FROM ledger_posting p JOIN ledger_account a ON a.id = p.account_id
-       WHERE p.entry_id = NEW.id
+       WHERE p.entry_id = wanted
        GROUP BY a.currency
        HAVING sum(CASE p.side WHEN 'D' THEN p.amount_minor ELSE -p.amount_minor END) <> 0
      ) THEN
-    RAISE EXCEPTION 'ledger entry % does not balance', NEW.id
+    RAISE EXCEPTION 'ledger entry % does not balance', wanted
       USING ERRCODE = 'check_violation', CONSTRAINT = 'entry_balances';
   END IF;
   RETURN NULL;
 END $$;
 CREATE CONSTRAINT TRIGGER entry_balances AFTER INSERT ON ledger_entry
+  DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION check_entry_balanced();
+-- Again for each line, so that none slips in after its entry was checked early in the same unit of work.
+CREATE CONSTRAINT TRIGGER posting_balances AFTER INSERT ON ledger_posting
   DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION check_entry_balanced();
 
 -- Lines are written with their entry, never added to an older one.

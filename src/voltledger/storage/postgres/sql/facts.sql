@@ -33,7 +33,7 @@ ORDER BY id FOR UPDATE
 -- Sessions that a start may be a repeat of, or the late answer to.
 SELECT {columns} FROM charging_session
 WHERE (station_id, start_key) IN (SELECT * FROM unnest($1::text[], $2::bytea[]))
-   OR (station_id = ANY($1::text[]) AND status = 'TERMINATED' AND concluded AND started_at IS NULL
+   OR (station_id = ANY($1::text[]) AND status = 'TERMINATED' AND NOT end_reported AND started_at IS NULL
        AND token = ANY($3::text[]) AND created_at > now() - interval '1 day')
 ORDER BY id FOR UPDATE
 

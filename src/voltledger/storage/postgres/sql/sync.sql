@@ -9,6 +9,10 @@ SELECT {columns} FROM charging_session WHERE id = $1 FOR UPDATE
 SELECT {columns} FROM charging_session
 WHERE status = 'PENDING' AND pending_until < $1 ORDER BY id LIMIT 200 FOR UPDATE SKIP LOCKED
 
+-- name: evse_lock
+-- One at a time decides what begins on an EVSE; held until the end of the unit of work.
+SELECT pg_advisory_xact_lock(hashtextextended('evse:' || $1::text || ':' || $2::int, 0))
+
 -- name: evse_busy
 -- Whether a session is open on an EVSE.
 SELECT EXISTS (SELECT 1 FROM charging_session
@@ -19,10 +23,12 @@ SELECT EXISTS (SELECT 1 FROM charging_session
 SELECT connectors FROM station WHERE id = $1 AND disabled_at IS NULL
 
 -- name: payer
--- A user, and what they can spend.
-SELECT d.id, d.currency, coalesce(a.balance_minor, 0) AS balance_minor
-FROM driver d LEFT JOIN ledger_account a ON a.code = 'wallet:' || d.id || ':' || d.currency
-WHERE d.id = $1
+-- A user's currency.
+SELECT id, currency FROM driver WHERE id = $1
+
+-- name: payer_balance
+-- What a user can spend, locked, so that no two starts set the same money aside.
+SELECT balance_minor FROM ledger_account WHERE code = $1 FOR UPDATE
 
 -- name: sessions_stopping
 -- Sessions that were asked to stop some time ago and still run, with how often they were asked.
@@ -86,7 +92,7 @@ ON CONFLICT DO NOTHING
 -- name: sessions_unsettled
 -- Ended sessions that nobody is to settle: rows that were changed by hand.
 SELECT {columns} FROM charging_session s
-WHERE s.status IN ('COMPLETED', 'TERMINATED', 'GHOST') AND s.settled_at IS NULL
+WHERE s.status IN ('COMPLETED', 'TERMINATED', 'GHOST') AND s.settled_at IS NULL AND NOT s.suspect
   AND NOT EXISTS (SELECT 1 FROM job j
                   WHERE j.kind = 'settle' AND j.subject = s.id::text AND j.version = s.settle_version + 1)
 ORDER BY id LIMIT 500 FOR UPDATE SKIP LOCKED
@@ -121,18 +127,23 @@ UPDATE finding SET state = 'repaired', closed_at = now()
 WHERE session_id = $1 AND state = 'open' AND kind IN ('ghost', 'orphaned', 'will_not_stop')
 
 -- name: clean_feed
+-- News that every listener has had the time to read.
 DELETE FROM feed WHERE at < now() - $1::interval
 
 -- name: clean_idempotency
+-- Answers that nobody will ask for again.
 DELETE FROM api_idempotency WHERE created_at < now() - interval '7 days'
 
 -- name: clean_outbox
+-- Effects that were sent long ago.
 DELETE FROM outbox WHERE state = 'sent' AND created_at < now() - interval '7 days'
 
 -- name: clean_runs
+-- Old runs of loops.
 DELETE FROM job_run WHERE started_at < now() - interval '30 days'
 
 -- name: clean_strays
+-- Readings that nobody claimed.
 DELETE FROM stray_reading WHERE received_at < now() - interval '30 days'
 
 -- name: lease_take
@@ -145,6 +156,7 @@ WHERE l.holder = EXCLUDED.holder OR l.held_until < now()
 RETURNING fence
 
 -- name: lease_give_back
+-- The right to run the loops, for another node to take at once.
 DELETE FROM lease WHERE name = $1 AND holder = $2
 
 -- name: run_begin
@@ -152,6 +164,7 @@ DELETE FROM lease WHERE name = $1 AND holder = $2
 INSERT INTO job_run (job, period_start, node) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING job
 
 -- name: run_end
+-- How a run went.
 UPDATE job_run SET duration_s = $3, outcome = $4 WHERE job = $1 AND period_start = $2
 
 -- name: gauges
