@@ -289,21 +289,30 @@ class Intake:
             action=fact.action,
             exc_info=error,
         )
-        try:
-            (ref,) = await self._ids.take(1)
-            answer = Answer(at=fact.received_at, transaction_ref=ref, heartbeat_s=self._policy.heartbeat_s)
-            response = fact.encode(answer).decode()
-            async with self._store.unit_of_work() as work:
-                known = {} if waiting.key is None else await work.answered([waiting.key])
-                if waiting.key in known:
-                    response = known[waiting.key]
-                else:
-                    await work.save(_poison_changes(fact, response, error))
-        except Exception as second:
-            log_failure(log, "a fact could not even be kept raw", station=fact.station_id, exc_info=second)
-            _refuse([waiting])
-        else:
-            _resolve(waiting, response)
+        for _ in range(MAX_REPEATS):
+            try:
+                _resolve(waiting, await self._record_raw(waiting, error))
+            except (AlreadyRecorded, StoreContention):
+                continue
+            except Exception as second:
+                log_failure(log, "a fact could not even be kept raw", station=fact.station_id, exc_info=second)
+                break
+            else:
+                return
+        _refuse([waiting])
+
+    async def _record_raw(self, waiting: _Waiting, error: Exception) -> str:
+        """Records a fact as poison and returns its answer, or the one that it got before."""
+        fact = waiting.fact
+        (ref,) = await self._ids.take(1)
+        answer = Answer(at=fact.received_at, transaction_ref=ref, heartbeat_s=self._policy.heartbeat_s)
+        response = fact.encode(answer).decode()
+        async with self._store.unit_of_work() as work:
+            known = {} if waiting.key is None else await work.answered([waiting.key])
+            if waiting.key in known:
+                return known[waiting.key]
+            await work.save(_poison_changes(fact, response, error))
+        return response
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
