@@ -80,13 +80,13 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-async def prepare_database(dsn: str) -> str | None:
-    """Migrates and returns the role to work in.
+async def migrate_database(dsn: str) -> Sequence[str]:
+    """Migrates; the versions applied.
 
     Raises: UserFacingError for an address that cannot work, StoreUnavailable while the server is away.
     """
     try:
-        applied = await migrate(dsn)
+        return await migrate(dsn)
     except (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError) as error:
         raise UserFacingError(
             f"PostgreSQL refuses the user of DATABASE_URL ({error}): correct user or password"
@@ -99,12 +99,20 @@ async def prepare_database(dsn: str) -> str | None:
         raise UserFacingError(
             f"the user of DATABASE_URL may not create tables ({error}): grant it CREATE on the schema"
         ) from error
-    except (ValueError, asyncpg.InterfaceError) as error:
+    except ValueError as error:
         raise UserFacingError(
             f"DATABASE_URL is not usable ({error}): postgresql://user:password@host:5432/name"
         ) from error
     except AWAY as error:
         raise StoreUnavailable(describe(error)) from error
+
+
+async def prepare_database(dsn: str) -> str | None:
+    """Migrates and returns the role to work in.
+
+    Raises: UserFacingError for an address that cannot work, StoreUnavailable while the server is away.
+    """
+    applied = await migrate_database(dsn)
     if applied:
         log_success(log, "database migrated", versions=list(applied))
     return APP_ROLE if await can_take_role(dsn) else None
@@ -299,8 +307,7 @@ class Node:
         await self.listener.stop()
         await self.intake.stop()
         self.stopping.set()
-        for task in self._tasks[1:]:
-            task.cancel()
+        await _end(self._tasks[1:])
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with contextlib.suppress(StoreUnavailable):
             await self.frames.flush()
@@ -594,6 +601,15 @@ def _telling(fact: InboundFact) -> dict[str, Any]:
     if isinstance(event, Booted):
         return {"vendor": event.vendor, "model": event.model}
     return {}
+
+
+async def _end(tasks: Iterable["asyncio.Task[Any]"]) -> None:
+    """Cancels tasks until they have ended: a library that opens a connection may swallow one cancellation."""
+    rest = set(tasks)
+    while rest:
+        for task in rest:
+            task.cancel()
+        _, rest = await asyncio.wait(rest, timeout=0.5)
 
 
 async def _first(task: "asyncio.Task[Any]", event: Awaitable[Any]) -> None:

@@ -42,8 +42,20 @@ def test_links_between_documents_lead_somewhere() -> None:
 
 def test_no_document_names_a_registry_or_a_path_of_a_machine() -> None:
     # The words are put together here so that this test does not find itself.
-    forbidden = ["py" + "pi.org", "registry." + "npmjs", "/wo" + "rk/main", "/wo" + "rk/shared", "/ro" + "ot/", "pythonhosted" + ".org"]
-    for page in [*ROOT.glob("**/*.md"), *ROOT.glob("requirements*"), *ROOT.glob("src/**/*.py"), *ROOT.glob("tests/**/*.py")]:
+    forbidden = [
+        "py" + "pi.org",
+        "registry." + "npmjs",
+        "/wo" + "rk/main",
+        "/wo" + "rk/shared",
+        "/ro" + "ot/",
+        "pythonhosted" + ".org",
+    ]
+    for page in [
+        *ROOT.glob("**/*.md"),
+        *ROOT.glob("requirements*"),
+        *ROOT.glob("src/**/*.py"),
+        *ROOT.glob("tests/**/*.py"),
+    ]:
         if ".voltledger" in str(page.relative_to(ROOT)):
             continue
         text = page.read_text(encoding="utf-8")

@@ -103,10 +103,7 @@ def _may(part: str, target: str) -> bool:
     top = part.split(".")[0]
     if any(top == who and _within(target, what) for who, what in ALLOWED_EXCEPTIONS):
         return True
-    if (
-        any(_within(target, concrete) for concrete in CONCRETE_STORAGE)
-        and top not in MAY_KNOW_CONCRETE_STORAGE
-    ):
+    if any(_within(target, concrete) for concrete in CONCRETE_STORAGE) and top not in MAY_KNOW_CONCRETE_STORAGE:
         return False
     if {part, _part(target)} == {"ocpp.v16", "ocpp.v2"}:
         return False
@@ -250,6 +247,4 @@ def test_a_proper_import_is_left_alone(module: str, source: str) -> None:
 
 def test_relative_imports_of_a_package_count_from_the_package() -> None:
     assert violations("ocpp.v2", "from . import types", is_package=True) == []
-    assert violations("ocpp.v2", "from ..v16 import types", is_package=True) == [
-        "ocpp.v2:1 imports ocpp.v16.types"
-    ]
+    assert violations("ocpp.v2", "from ..v16 import types", is_package=True) == ["ocpp.v2:1 imports ocpp.v16.types"]

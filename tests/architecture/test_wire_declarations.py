@@ -25,8 +25,7 @@ def test_every_schema_is_declared_or_excused(version: Version) -> None:
         assert version not in NOT_SUPPORTED
         return
     actions = {
-        path.stem.removesuffix("Response").removesuffix("Request")
-        for path in schema_folder(version).glob("*.json")
+        path.stem.removesuffix("Response").removesuffix("Request") for path in schema_folder(version).glob("*.json")
     }
     served = set(dialect(version).from_station) | set(dialect(version).to_station)
     excused = set(NOT_SUPPORTED.get(version, {}))

@@ -227,9 +227,7 @@ def test_shown_defaults_are_values_that_the_setting_accepts() -> None:
             assert getattr(load_settings({doc.variable: doc.default}), doc.field) == default
 
 
-def test_the_data_folder_of_a_checkout_is_in_the_checkout(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_data_folder_of_a_checkout_is_in_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "voltledger"\n')
     monkeypatch.chdir(tmp_path)
     settings = load_settings({"XDG_DATA_HOME": "/elsewhere"})
@@ -237,14 +235,10 @@ def test_the_data_folder_of_a_checkout_is_in_the_checkout(
     assert settings.log_file == tmp_path / "ocpp-server.log"
 
 
-def test_without_a_checkout_the_data_folder_follows_xdg(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_checkout_the_data_folder_follows_xdg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("voltledger.config.find_checkout", lambda: None)
     assert load_settings({"XDG_DATA_HOME": str(tmp_path)}).data == tmp_path / "voltledger"
-    assert load_settings({"XDG_DATA_HOME": "relative", "HOME": "/h"}).data == Path(
-        "/h/.local/share/voltledger"
-    )
+    assert load_settings({"XDG_DATA_HOME": "relative", "HOME": "/h"}).data == Path("/h/.local/share/voltledger")
     settings = load_settings({"HOME": "/h"})
     assert settings.log_file == Path("/h/.local/share/voltledger/ocpp-server.log")
 

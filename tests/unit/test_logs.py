@@ -139,9 +139,7 @@ FIELDS = [
 
 @pytest.mark.parametrize("text", HOSTILE)
 @pytest.mark.parametrize("shape", ["human", "json"])
-def test_x_65_hostile_text_in_any_place_stays_one_harmless_line(
-    start_logging: Start, text: str, shape: str
-) -> None:
+def test_x_65_hostile_text_in_any_place_stays_one_harmless_line(start_logging: Start, text: str, shape: str) -> None:
     console = start_logging(VOLTLEDGER_LOG=shape)
     log = logs.get_logger("test")
     for field in FIELDS:

@@ -14,7 +14,7 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
 from voltledger import __version__
-from voltledger.bootstrap import driver_dsn, open_catalog, open_sync
+from voltledger.bootstrap import driver_dsn, migrate_database, open_catalog, open_sync
 from voltledger.cli.demo import demo_settings, refuse_foreign_database, run_demo
 from voltledger.cli.doctor import examine
 from voltledger.cli.manage import GROUPS, Json, settings_here
@@ -26,8 +26,7 @@ from voltledger.config import Address, Settings, describe_settings
 from voltledger.domain.errors import DomainError
 from voltledger.errors import UserFacingError
 from voltledger.simulator import Behaviours, simulate
-from voltledger.storage.errors import StorageError
-from voltledger.storage.postgres.migrate import migrate
+from voltledger.storage.errors import StorageError, StoreUnavailable
 
 EPILOGUE = "Settings are environment variables or lines of .env in the working folder:\n\n" + "\n".join(
     f"{row.variable:34} {row.meaning} (default {row.default})" for row in describe_settings()
@@ -136,7 +135,10 @@ def _behaviours(given: Sequence[str]) -> Behaviours:
 def migrate_command(*, json: Json = False) -> None:
     """Brings the database to this program's schema. Example: voltledger migrate"""
     with command_database(settings_here()) as dsn:
-        applied = list(asyncio.run(migrate(dsn)))
+        try:
+            applied = list(asyncio.run(migrate_database(dsn)))
+        except StoreUnavailable as error:
+            raise UserFacingError(f"PostgreSQL does not answer ({error}): start it or correct DATABASE_URL") from error
     emit({"applied": applied}, json=json, text=f"applied: {', '.join(applied) or 'nothing, it is up to date'}")
 
 

@@ -116,6 +116,24 @@ class Dialect:
             return Refusal(ErrorCode.NOT_IMPLEMENTED, "this action is not known")
         decoder, declaration, prefix = known
         try:
+            return self._read(decoder, declaration, prefix, payload, received_at)
+        except Exception as problem:
+            # Our own mistake. A fact is kept raw and answered all the same: a station that is refused one
+            # gives it up, and one that is not answered never gets past it.
+            if declaration.delivery is not Delivery.TRANSACTIONAL:
+                raise
+            unread = FactUnreadable(action=action, problem=f"our reader failed: {type(problem).__name__}")
+            return Inbound(unread, declaration.delivery, _digest(prefix, bytes(payload)), declaration)
+
+    def _read(
+        self,
+        decoder: msgspec.json.Decoder[Any],
+        declaration: AnyFromStation,
+        prefix: "hashlib.blake2b",
+        payload: bytes | Raw,
+        received_at: datetime,
+    ) -> Inbound | Refusal:
+        try:
             request = decoder.decode(payload)
         except (ValueError, RecursionError):
             return self._read_tolerantly(declaration, prefix, payload, received_at)

@@ -326,8 +326,10 @@ class DatabaseSyncService:
             if book.running_on(candidate.evse_id) is not None or _start_awaited(book, candidate.evse_id):
                 return []
             recent = await work.latest_on(candidate.station_id, candidate.evse_id)
-            again = recent is not None and may_reactivate(
-                recent, now=self._now(), window=self._policy.reactivate_window
+            again = (
+                recent is not None
+                and candidate.transaction_ref in (None, recent.transaction_ref)
+                and may_reactivate(recent, now=self._now(), window=self._policy.reactivate_window)
             )
             if recent is not None and again:
                 step = _step("reactivate a recent session", recent, verdict.evidence[0].text, done=not dry_run)

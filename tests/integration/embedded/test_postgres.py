@@ -70,9 +70,7 @@ async def value(dsn: str, sql: str) -> Any:
 async def test_a_new_folder_gets_a_cluster_that_answers(start: Start, data_folder: Path) -> None:
     server = start(data_folder)
     assert int(await value(server.dsn, "SHOW server_version_num")) >= 150000
-    assert (
-        await value(server.dsn, "SELECT current_database() || ' ' || current_user") == "voltledger voltledger"
-    )
+    assert await value(server.dsn, "SELECT current_database() || ' ' || current_user") == "voltledger voltledger"
     assert await value(server.dsn, "SHOW server_encoding") == "UTF8"
     assert await value(server.dsn, "SHOW TimeZone") == "UTC"
     assert await value(server.dsn, "SHOW data_checksums") == "on"
@@ -97,9 +95,7 @@ async def test_a_durable_server_has_fsync_on(start: Start, data_folder: Path) ->
         assert await value(server.dsn, f"SHOW {name}") == "on"
 
 
-async def test_another_database_of_the_same_cluster_is_made_when_asked_for(
-    start: Start, data_folder: Path
-) -> None:
+async def test_another_database_of_the_same_cluster_is_made_when_asked_for(start: Start, data_folder: Path) -> None:
     start(data_folder).stop()
     server = start(data_folder, database="another")
     assert await value(server.dsn, "SELECT current_database()") == "another"

@@ -69,9 +69,7 @@ async def test_streams_groups_and_scripts_work(start: Start, data_folder: Path) 
         await redis.xadd("s", {"a": "1"}, maxlen=10)
         await redis.xgroup_create("s", "g", "0")
         assert len(await redis.xreadgroup("g", "c", {"s": ">"})) == 1
-        script = (
-            "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
-        )
+        script = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
         await redis.set("lock", "me")
         assert await redis.eval(script, 1, "lock", "you") == 0
         assert await redis.eval(script, 1, "lock", "me") == 1
@@ -102,9 +100,7 @@ def test_a_command_beside_the_server_finds_it(start: Start, data_folder: Path) -
 
 
 @linux_only
-async def test_a_killed_parent_takes_both_servers_along(
-    child: Callable[..., Child], data_folder: Path
-) -> None:
+async def test_a_killed_parent_takes_both_servers_along(child: Callable[..., Child], data_folder: Path) -> None:
     parent = child("both", data_folder)
     assert alive(parent.facts["postgres"])
     assert alive(parent.facts["redis"])

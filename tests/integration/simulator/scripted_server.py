@@ -73,9 +73,7 @@ class ScriptedServer:
 
     def calls(self, *actions: str, station: str | None = None) -> list[Seen]:
         return [
-            seen
-            for seen in self.seen
-            if (not actions or seen.action in actions) and station in (None, seen.station)
+            seen for seen in self.seen if (not actions or seen.action in actions) and station in (None, seen.station)
         ]
 
     async def until(self, condition: Callable[[], bool], timeout_s: float = 15.0) -> None:
@@ -124,9 +122,7 @@ class ScriptedServer:
             self.replies[frame[1]] = frame
             self._tell()
             return
-        seen = Seen(
-            station=station, connection=number, message_id=frame[1], action=frame[2], payload=frame[3]
-        )
+        seen = Seen(station=station, connection=number, message_id=frame[1], action=frame[2], payload=frame[3])
         self.seen.append(seen)
         match self.script(seen):
             case "ignore":

@@ -34,9 +34,7 @@ async def test_a_wrong_password_is_the_servers_401(server: ScriptedServer, passw
     assert refused.value.response.status_code == 401
 
 
-async def test_a_session_is_what_the_server_saw_and_the_journal_says(
-    server: ScriptedServer, tmp_path: Path
-) -> None:
+async def test_a_session_is_what_the_server_saw_and_the_journal_says(server: ScriptedServer, tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
     async with SimulatedStation(server.url, "CP-1", journal=path, register_wh=5000) as station:
         await station.boot()
@@ -115,9 +113,7 @@ async def test_calls_of_the_server_are_answered_and_can_be_expected(server: Scri
         assert await later == {"transactionId": 7}
 
 
-async def test_a_drop_sends_no_close_frame_and_the_server_may_close_too(
-    server: ScriptedServer, tmp_path: Path
-) -> None:
+async def test_a_drop_sends_no_close_frame_and_the_server_may_close_too(server: ScriptedServer, tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
     async with SimulatedStation(server.url, "CP-1", journal=path) as station:
         await station.boot()

@@ -74,15 +74,11 @@ def agrees(server: ScriptedServer, truth: list[TrueSession]) -> None:
             assert (begin, end) == (session.start_register_wh, session.stop_register_wh)
 
 
-async def test_an_honest_fleet_tells_everything_and_the_journal_agrees(
-    server: ScriptedServer, tmp_path: Path
-) -> None:
+async def test_an_honest_fleet_tells_everything_and_the_journal_agrees(server: ScriptedServer, tmp_path: Path) -> None:
     server.password = "pw"
     progress: list[FleetProgress] = []
     result = await run(
-        config(
-            server, tmp_path / "j", passwords=lambda station: "pw", progress=progress.append, tokens=["T"] * 3
-        )
+        config(server, tmp_path / "j", passwords=lambda station: "pw", progress=progress.append, tokens=["T"] * 3)
     )
     truth = true_sessions(tmp_path / "j")
     assert (result.sessions_begun, result.sessions_ended, len(truth)) == (6, 6, 6)
@@ -128,9 +124,7 @@ async def test_each_misbehaviour_ends_and_the_journal_knows_the_truth(
             assert all(one.stop_answered for one in truth)
 
 
-async def test_a_server_that_cuts_and_stays_silent_loses_nothing(
-    server: ScriptedServer, tmp_path: Path
-) -> None:
+async def test_a_server_that_cuts_and_stays_silent_loses_nothing(server: ScriptedServer, tmp_path: Path) -> None:
     """Every seventh call is cut before its answer, every eleventh is not answered at all."""
     numbers = iter(range(1, 100_000))
 
@@ -218,14 +212,10 @@ async def test_stop_ends_the_sessions_and_reports_them(server: ScriptedServer, t
     agrees(server, truth)
 
 
-async def test_the_server_starts_and_stops_a_station_that_waits(
-    server: ScriptedServer, tmp_path: Path
-) -> None:
+async def test_the_server_starts_and_stops_a_station_that_waits(server: ScriptedServer, tmp_path: Path) -> None:
     stop = asyncio.Event()
     template = replace(FAST, autonomous=False, sessions=None, session_s=(36_000.0, 36_000.0))
-    running = asyncio.create_task(
-        run_fleet(config(server, tmp_path / "j", stations=1, station=template), stop)
-    )
+    running = asyncio.create_task(run_fleet(config(server, tmp_path / "j", stations=1, station=template), stop))
     await server.until(lambda: bool(server.calls("StatusNotification")))
     answer = await server.command("RemoteStartTransaction", {"connectorId": 1, "idTag": "APP"})
     assert answer == {"status": "Accepted"}
@@ -258,9 +248,7 @@ async def test_power_is_lost_and_drivers_come_on_request(server: ScriptedServer,
     assert (truth.token, truth.reason) == ("GUEST", "PowerLoss")
 
 
-async def test_the_journal_survives_kill_9_and_agrees_with_the_server(
-    server: ScriptedServer, tmp_path: Path
-) -> None:
+async def test_the_journal_survives_kill_9_and_agrees_with_the_server(server: ScriptedServer, tmp_path: Path) -> None:
     path = tmp_path / "j"
     program = (
         "import asyncio, sys\n"

@@ -19,6 +19,7 @@ from tests.unit.domain.make import (
     pending,
     reading,
     running,
+    session_id,
     start,
     time,
 )
@@ -287,6 +288,14 @@ def test_a_session_reopened_twice_before_it_is_settled_again_is_paid_once() -> N
     again = decide(b, meter(reading(70, 7_000)), now(70))
     assert again.entries == ()
     assert again.sessions[0].available_minor == 50_000
+
+
+def test_a_closed_session_does_not_go_on_beside_the_one_that_has_its_connector() -> None:
+    successor = running(transaction_ref=TransactionRef("999"), id=session_id())
+    b = book(ghost(), successor)
+    decision = decide(b, meter(reading(50, 6_500)), now(50))
+    assert decision.sessions == ()
+    assert len(decision.readings) == 1, "the reading is kept"
 
 
 def test_an_orphan_without_a_transaction_takes_the_readings_of_its_connector() -> None:

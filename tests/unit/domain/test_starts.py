@@ -184,6 +184,13 @@ def test_a_late_prepaid_start_with_an_empty_wallet_still_runs_and_is_recorded() 
     assert session.state is State.ONGOING
     assert session.available_minor == 0
     assert decision.answer.transaction_ref == session.transaction_ref
+    assert [type(ask.command).__name__ for ask in decision.asks] == ["StopCharging"], "nothing is left to spend"
+
+
+def test_a_late_prepaid_start_that_finds_money_is_not_asked_to_stop() -> None:
+    b = book(_not_started(settled=True), spendable=100_000)
+    decision = decide(b, start(10, token=TokenValue("VLPREPAID")), now(10))
+    assert decision.asks == ()
 
 
 def test_a_prepaid_start_a_day_too_late_is_a_new_session() -> None:
@@ -259,6 +266,12 @@ def test_a_superseded_session_takes_its_true_end_later() -> None:
     corrected = decide(b, end(35, 6_050), now(50))
     assert (corrected.sessions[0].id, corrected.sessions[0].energy_wh) == (older.id, 5_050)
     assert [f.kind for f in corrected.findings] == [FindingKind.CORRECTED]
+
+
+def test_a_superseded_session_ended_when_its_successor_began() -> None:
+    b = book(running(register_wh=Wh(6_000), energy_wh=Wh(5_000), register_at=time(30)))
+    decision = decide(b, start(40, 6_100, token=TokenValue("BEN")), now(600))
+    assert decision.sessions[0].ended_at == time(40), "an offline burst arrives late; its sessions do not overlap"
 
 
 # --- orphans -----------------------------------------------------------------------------------------

@@ -9,9 +9,7 @@ def test_the_committed_types_are_what_the_schemas_say() -> None:
     assert generate_types.main(["--check"]) == 0
 
 
-def test_check_says_so_when_a_file_differs(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_check_says_so_when_a_file_differs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     target = generate_types.ROOT / "no-such-file.py"
     monkeypatch.setattr(generate_types, "OUTPUT", {"v16": target})
     assert generate_types.main(["--check"]) == 1

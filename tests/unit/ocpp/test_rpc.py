@@ -78,9 +78,7 @@ def test_empty_text_is_ignored(text: str) -> None:
         ("\x00\x01", False, True),
     ],
 )
-def test_a_frame_without_a_readable_id_is_answered_in_2x_only(
-    text: str, respond_16: bool, respond_2: bool
-) -> None:
+def test_a_frame_without_a_readable_id_is_answered_in_2x_only(text: str, respond_16: bool, respond_2: bool) -> None:
     old, new = decode_frame(text, V16), decode_frame(text, V201)
     assert isinstance(old, BadFrame)
     assert isinstance(new, BadFrame)

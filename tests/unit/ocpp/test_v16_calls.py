@@ -139,14 +139,10 @@ def test_a_raw_call_that_breaks_the_schema_is_explained_in_one_sentence(action: 
     assert "\n" not in problem
 
 
-UNFIT = [
-    (text, False) for text in ('"16"', '"NaN"', "NaN", "1e9999999999999999999", "1e999", "1e-999", "0e99")
-]
+UNFIT = [(text, False) for text in ('"16"', '"NaN"', "NaN", "1e9999999999999999999", "1e999", "1e-999", "0e99")]
 
 
-@pytest.mark.parametrize(
-    ("limit", "fits"), [("16", True), ("16.0", True), ("10.5", True), ("10.55", False), *UNFIT]
-)
+@pytest.mark.parametrize(("limit", "fits"), [("16", True), ("16.0", True), ("10.5", True), ("10.55", False), *UNFIT])
 def test_a_limit_has_one_decimal_place(limit: str, fits: bool) -> None:
     request, _ = sample("SetChargingProfile")
     text = json.dumps(request[3]).replace("10.5", limit)

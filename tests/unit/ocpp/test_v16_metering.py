@@ -57,9 +57,7 @@ def test_a_bare_value_is_the_import_register_in_wh() -> None:
         ("x" * 20_000, "Wh", None),
     ],
 )
-def test_a_register_is_read_exactly_or_not_at_all(
-    value: Any, unit: str | None, register_wh: int | None
-) -> None:
+def test_a_register_is_read_exactly_or_not_at_all(value: Any, unit: str | None, register_wh: int | None) -> None:
     sample = {"value": value} if unit is None else {"value": value, "unit": unit}
     assert one(sample, {"value": "50", "measurand": "SoC"}).register_wh == register_wh
 
@@ -97,9 +95,7 @@ def test_phases_are_added_where_there_is_no_total() -> None:
 
 
 def test_a_phase_counts_once_and_neutral_never() -> None:
-    assert (
-        one(phase("L1", "10"), phase("L1-N", "10"), phase("N", "99"), phase("L1-L2", "99")).register_wh == 10
-    )
+    assert one(phase("L1", "10"), phase("L1-N", "10"), phase("N", "99"), phase("L1-L2", "99")).register_wh == 10
 
 
 def test_a_sum_with_a_phase_that_cannot_be_read_is_no_register() -> None:

@@ -200,9 +200,7 @@ def test_a_register_of_minus_1_is_not_known() -> None:
 
 
 @pytest.mark.parametrize("action", ["StartTransaction", "StopTransaction", "MeterValues"])
-@pytest.mark.parametrize(
-    "payload", [b"{}", b"[1]", b'"x"', b"7", b"{", b"\xff", b"[" * 5000, b"", b'{"a":NaN}']
-)
+@pytest.mark.parametrize("payload", [b"{}", b"[1]", b'"x"', b"7", b"{", b"\xff", b"[" * 5000, b"", b'{"a":NaN}'])
 def test_a_fact_that_cannot_be_read_is_kept_and_never_refused(action: str, payload: bytes) -> None:
     inbound = V16.read(action, payload, RECEIVED)
     assert isinstance(inbound, Inbound)
@@ -277,9 +275,7 @@ def test_the_plain_messages() -> None:
     assert event_of("Heartbeat", {"odd": 1}) == HeartbeatReceived()
     assert event_of("Authorize", {"idTag": "ab "}) == AuthorizationAsked(token=TokenValue("AB"))
     assert event_of("Authorize", {"idTag": None}) == AuthorizationAsked(token=TokenValue(""))
-    assert event_of("LogStatusNotification", {"status": "odd"}) == NoticeReceived(
-        action="LogStatusNotification"
-    )
+    assert event_of("LogStatusNotification", {"status": "odd"}) == NoticeReceived(action="LogStatusNotification")
     data = event_of("DataTransfer", {"vendorId": "com.x", "data": {"a": [1, 2.25]}})
     assert data == DataReceived(vendor_id="com.x", data='{"a":[1,2.25]}')
 
@@ -296,9 +292,7 @@ def test_a_number_that_nothing_can_hold_costs_only_itself(number: str) -> None:
 def test_a_text_with_nul_can_be_stored() -> None:
     event = event_of("StartTransaction", {**START, "idTag": "A\0B"})
     assert event.token == "A\ufffdB"
-    assert (
-        "\0" not in event_of("BootNotification", {"chargePointVendor": "\0", "chargePointModel": "m"}).vendor
-    )
+    assert "\0" not in event_of("BootNotification", {"chargePointVendor": "\0", "chargePointModel": "m"}).vendor
 
 
 def answered(action: str, payload: object, answer: Answer) -> Any:
@@ -377,9 +371,7 @@ def test_member_order_and_spelling_of_times_do_not_change_the_key(
 
 
 @pytest.mark.parametrize(("action", "payload"), FACTS)
-def test_another_zone_of_the_same_moment_does_not_change_the_key(
-    action: str, payload: dict[str, Any]
-) -> None:
+def test_another_zone_of_the_same_moment_does_not_change_the_key(action: str, payload: dict[str, Any]) -> None:
     moved = json.loads(json.dumps(payload).replace("T10:", "T12:").replace('Z"', '+02:00"'))
     assert key(action, moved) == key(action, payload)
 
@@ -413,9 +405,7 @@ def test_a_reservation_of_0_is_none() -> None:
     assert key("StartTransaction", {**START, "reservationId": 0}) == key("StartTransaction", START)
 
 
-@pytest.mark.parametrize(
-    "change", [{"meterStop": 1}, {"transactionId": 72}, {"reason": "Local"}, {"idTag": "A"}]
-)
+@pytest.mark.parametrize("change", [{"meterStop": 1}, {"transactionId": 72}, {"reason": "Local"}, {"idTag": "A"}])
 def test_a_stop_with_other_content_has_another_key(change: dict[str, Any]) -> None:
     assert key("StopTransaction", {**STOP, **change}) != key("StopTransaction", STOP)
 

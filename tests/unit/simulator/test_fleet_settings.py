@@ -24,7 +24,5 @@ def test_too_few_tokens_are_shared() -> None:
 
 def test_meters_go_on_where_the_journal_left_them() -> None:
     template = StationSettings(connectors=2)
-    settings = fleet_settings(
-        config(stations=["A", "B"], station=template), registers={("A", 1): 10, ("A", 2): 20}
-    )
+    settings = fleet_settings(config(stations=["A", "B"], station=template), registers={("A", 1): 10, ("A", 2): 20})
     assert [one.registers_wh for one in settings] == [(10, 20), ()]

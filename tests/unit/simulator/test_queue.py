@@ -25,9 +25,7 @@ def test_a_message_is_given_up_after_exactly_its_attempts(attempts: int) -> None
     queue: TransactionQueue[str] = TransactionQueue()
     message = fact(1)
     queue.append(message)
-    outcomes = [
-        queue.failed(message, now=0.0, max_attempts=attempts, retry_interval_s=10.0) for _ in range(attempts)
-    ]
+    outcomes = [queue.failed(message, now=0.0, max_attempts=attempts, retry_interval_s=10.0) for _ in range(attempts)]
     assert outcomes == [False] * (attempts - 1) + [True]
     assert not queue
 

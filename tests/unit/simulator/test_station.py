@@ -236,8 +236,7 @@ def test_while_offline_everything_is_kept_and_then_sent_in_order() -> None:
     b.open()
     b.pass_time(1)
     stamps = [
-        call.payload.get("timestamp") or call.payload["meterValue"][0]["timestamp"]
-        for call in b.transaction_messages()
+        call.payload.get("timestamp") or call.payload["meterValue"][0]["timestamp"] for call in b.transaction_messages()
     ]
     assert stamps == sorted(stamps)
     assert b.transaction_messages()[-1].action == "StopTransaction"
@@ -356,9 +355,7 @@ def test_a_late_answer_is_noted_and_not_used() -> None:
     b.open()
     b.pass_time(28)
     first = b.actions("StartTransaction")[0]
-    late = Result(
-        message_id=first.message_id, payload={"transactionId": 77, "idTagInfo": {"status": "Accepted"}}
-    )
+    late = Result(message_id=first.message_id, payload={"transactionId": 77, "idTagInfo": {"status": "Accepted"}})
     b.perform(b.station.received(late, b.now))
     assert b.noted(Kind.LATE_ANSWER)[0].message_id == first.message_id
     assert b.station.active_sessions[0].transaction_id is None
@@ -493,9 +490,7 @@ def test_what_is_unknown_or_malformed_gets_a_callerror() -> None:
 
 
 def test_a_refused_token_starts_nothing() -> None:
-    b = bench(
-        lambda call: {"idTagInfo": {"status": "Blocked"}} if call.action == "Authorize" else accept(call)
-    )
+    b = bench(lambda call: {"idTagInfo": {"status": "Blocked"}} if call.action == "Authorize" else accept(call))
     b.open()
     b.pass_time(300)
     assert not b.transaction_messages()
@@ -555,9 +550,7 @@ def test_available_without_stop_tells_the_stop_later_with_its_true_time_and_regi
     (stop,) = b.actions("StopTransaction")
     (end,) = b.noted(Kind.SESSION_END)
     assert stop.payload["meterStop"] == end.register_wh
-    assert datetime.fromisoformat(stop.payload["timestamp"]).timestamp() == pytest.approx(
-        end.at.timestamp(), abs=0.01
-    )
+    assert datetime.fromisoformat(stop.payload["timestamp"]).timestamp() == pytest.approx(end.at.timestamp(), abs=0.01)
 
 
 def test_orphans_report_a_foreign_transaction_or_nothing_but_their_status() -> None:

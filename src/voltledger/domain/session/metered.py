@@ -70,6 +70,8 @@ def _metered_after_end(
     unchanged = Decision(answer=answer, session_id=session.id, readings=event.readings)
     if not session.concluded or not _proves_running(session, event.readings):
         return unchanged
+    if book.running_on(session.evse_id) is not None:
+        return unchanged  # another transaction has the connector: this one cannot go on beside it
     state = apply(session.state, Happening.PROVEN_RUNNING, concluded=True)
     if isinstance(state, Refused):
         return unchanged

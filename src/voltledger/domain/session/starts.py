@@ -11,8 +11,8 @@ from voltledger.domain.ledger.entries import Entry
 from voltledger.domain.quantities import Wh
 from voltledger.domain.reconciliation.findings import Finding, FindingKind
 from voltledger.domain.session.book import StationBook
-from voltledger.domain.session.conclude import conclude
-from voltledger.domain.session.decision import Circumstances, Decision
+from voltledger.domain.session.conclude import ask_to_stop, conclude
+from voltledger.domain.session.decision import Ask, Circumstances, Decision
 from voltledger.domain.session.metered import take_readings
 from voltledger.domain.session.money import hold_again, hold_up_to
 from voltledger.domain.session.session import ChargingSession, Origin
@@ -110,15 +110,25 @@ def _finish_start(
     if not asked and event.token is not None and event.token not in book.tokens:
         findings = (*findings, _unknown_token(started))
     metered, more = take_readings(started, event.readings, now.received_at)
+    metered, asks = _stop_without_money(metered, now.received_at)
     return Decision(
         answer=answer,
         session_id=started.id,
         sessions=(*ended, metered),
         readings=event.readings,
         entries=entries,
+        asks=asks,
         settle=ended,
         findings=(*findings, *more),
     )
+
+
+def _stop_without_money(session: ChargingSession, at: datetime) -> tuple[ChargingSession, tuple[Ask, ...]]:
+    """A prepaid start that came after its money went back, and found none left, is asked to stop at once."""
+    if session.origin is not Origin.PREPAID or session.available_minor > 0:
+        return session, ()
+    stopping = msgspec.structs.replace(session, stop_requested_at=at, stop_attempts=1)
+    return stopping, (ask_to_stop(stopping, "nothing left to spend"),)
 
 
 def _begin(session: ChargingSession, event: TransactionStarted, now: Circumstances, state: State) -> ChargingSession:
@@ -185,7 +195,7 @@ def _supersede_others(
 ) -> tuple[tuple[ChargingSession, ...], tuple[Finding, ...]]:
     """A connector carries one transaction: older open ones end at their last measured register."""
     older = [s for s in book.running() if s.evse_id == started.evse_id and s.id != started.id]
-    ended = tuple(conclude(s, Happening.SUPERSEDED, now.received_at, "Superseded") for s in older)
+    ended = tuple(conclude(s, Happening.SUPERSEDED, started.started_at or now.received_at, "Superseded") for s in older)
     findings = tuple(
         Finding(
             kind=FindingKind.SUPERSEDED,

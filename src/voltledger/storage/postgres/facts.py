@@ -186,7 +186,8 @@ class PostgresFactWork:
                 users.setdefault(str(user), []).append(book)
         if not users:
             return
-        for row in await self._connection.fetch(SQL["wallets_of_drivers"], list(users)):
+        rows = await self._connection.fetch(SQL["wallets_of_drivers"], list(users))
+        for row in (row for row in rows if row["kind"] == "wallet"):
             for book in users[row["owner"]]:
                 if book.terms is None or book.terms.price.currency == row["currency"]:
                     book.spendable[row["owner"]] = Minor(row["balance_minor"])

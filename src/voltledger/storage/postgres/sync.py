@@ -12,7 +12,7 @@ import msgspec
 
 from voltledger.domain.events import ConnectorStatus
 from voltledger.domain.identifiers import SessionId, StationId, TransactionRef, UserId
-from voltledger.domain.ledger.accounts import wallet
+from voltledger.domain.ledger.accounts import held, wallet
 from voltledger.domain.quantities import Minor, Wh
 from voltledger.domain.reconciliation.evidence import Witness
 from voltledger.domain.session.book import Policy, StationBook, Terms
@@ -168,9 +168,9 @@ class PostgresSessionWork:
         row = await self._connection.fetchrow(SQL["payer"], user_id)
         if row is None:
             return None
-        code = wallet(user_id, row["currency"]).code
-        balance = await self._connection.fetchval(SQL["payer_balance"], code)
-        return Payer(user_id=user_id, currency=row["currency"], spendable=Minor(balance or 0))
+        accounts = (held(user_id, row["currency"]), wallet(user_id, row["currency"]))
+        balances = dict(await self._connection.fetch(SQL["payer_balance"], [a.code for a in accounts]))
+        return Payer(user_id=user_id, currency=row["currency"], spendable=Minor(balances.get("wallet", 0)))
 
     async def lock_evse(self, station_id: StationId, evse_id: int) -> None:
         """Nobody else decides what begins on this EVSE until the unit of work ends."""

@@ -53,6 +53,7 @@ class Cache:
         self._events: deque[CachedEvent] = deque(maxlen=MAX_WAITING)
         self._readings: dict[tuple[str, int], CachedEvent] = {}
         self._statuses: dict[str, dict[str, str]] = {}
+        self._sending = asyncio.Lock()
         self.available = False
         self.dropped = 0
         self.memory_bytes = 0
@@ -80,6 +81,10 @@ class Cache:
 
     async def flush(self) -> None:
         """Sends what was noted so far; drops it when Redis is away."""
+        async with self._sending:
+            await self._send()
+
+    async def _send(self) -> None:
         if not self._events and not self._statuses and not self._readings:
             return
         events = [self._events.popleft() for _ in range(len(self._events))]
@@ -113,6 +118,7 @@ class Cache:
         Other connectors' events stay, and so do those of a session that has begun meanwhile.
         """
         key = f"{PREFIX}events:{station_id}"
+        await self.flush()  # What was noted before must be there to be removed.
         try:
             entries = await self._client.xrange(key)
             gone = [entry for entry, fields in entries if _settled(fields, str(evse_id), session, until)]

@@ -62,9 +62,10 @@ LEFT JOIN LATERAL (
 WHERE s.id = ANY($1::text[])
 
 -- name: wallets_of_drivers
--- What users can spend, locked, so that no two starts set the same money aside.
-SELECT owner, currency, balance_minor FROM ledger_account
-WHERE kind = 'wallet' AND owner = ANY($1::text[]) ORDER BY code FOR UPDATE
+-- What users can spend, locked as every posting locks (held before wallet), so that no two starts set the same money
+-- aside.
+SELECT kind, owner, currency, balance_minor FROM ledger_account
+WHERE kind IN ('held', 'wallet') AND owner = ANY($1::text[]) ORDER BY code FOR UPDATE
 
 -- name: connectors_of_stations
 -- The last believed report of each connector.

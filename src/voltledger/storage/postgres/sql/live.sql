@@ -54,7 +54,7 @@ WHERE c.id IN (
     SELECT DISTINCT ON (q.station_id) q.id FROM command q
     WHERE q.state = 'queued' AND q.station_id = ANY($1::text[]) AND q.expires_at > now()
     ORDER BY q.station_id, q.created_at)
-  AND c.state = 'queued' AND o.station_id = c.station_id AND o.node = $2
+  AND c.state = 'queued' AND o.station_id = c.station_id AND o.node = $2 AND o.disconnected_at IS NULL
 RETURNING c.id, c.station_id, c.session_id, c.neutral, c.action, c.payload
 
 -- name: commands_expire

@@ -27,8 +27,9 @@ SELECT connectors FROM station WHERE id = $1 AND disabled_at IS NULL
 SELECT id, currency FROM driver WHERE id = $1
 
 -- name: payer_balance
--- What a user can spend, locked, so that no two starts set the same money aside.
-SELECT balance_minor FROM ledger_account WHERE code = $1 FOR UPDATE
+-- What a user can spend, locked as every posting locks (held before wallet), so that no two starts set the same money
+-- aside.
+SELECT kind, balance_minor FROM ledger_account WHERE code = ANY($1::text[]) ORDER BY code FOR UPDATE
 
 -- name: sessions_stopping
 -- Sessions that were asked to stop some time ago and still run, with how often they were asked.
