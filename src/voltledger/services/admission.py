@@ -44,8 +44,16 @@ class Admission:
     async def admit(self, station_id: StationId | None, headers: Mapping[str, str]) -> StationAccess | Denial:
         """The station that a handshake may act for, or why it may not.
 
+        Every refusal costs the same, whatever its reason, so that none can be told from another.
+
         Raises: nothing; an outage of the store is a Denial unless the station is remembered.
         """
+        verdict = await self._judge(station_id, headers)
+        if isinstance(verdict, Denial) and verdict is not Denial.UNAVAILABLE:
+            await self._verify(b"", self._nobody)
+        return verdict
+
+    async def _judge(self, station_id: StationId | None, headers: Mapping[str, str]) -> StationAccess | Denial:
         if station_id is None:
             return Denial.NO_IDENTITY
         try:
@@ -54,7 +62,6 @@ class Admission:
             return Denial.UNAVAILABLE
         credentials = basic_credentials(headers.get("Authorization"))
         if access is None or access.disabled:
-            await self._verify(b"" if credentials is None else credentials[1], self._nobody)
             return Denial.UNKNOWN_STATION if access is None else Denial.DISABLED
         if access.security_profile == 0:
             return access

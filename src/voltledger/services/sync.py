@@ -466,6 +466,11 @@ def _will_not_stop(session: ChargingSession) -> Finding:
         evse_id=session.evse_id,
         session_id=session.id,
         state=FindingState.OPEN,
+        evidence={
+            "asked": f"{session.stop_attempts} times, last at {session.stop_requested_at}",
+            "register": f"{session.register_wh} Wh at {session.register_at}",
+            "power": f"{session.power_w} W",
+        },
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from tests.integration.storage.conftest import Storage, end, meter, status
 from voltledger.domain.events import ConnectorStatus
 
-# /work/shared/mission, "Manual Recovery": the user's contract, not to be improved.
+# The user's document, "Manual Recovery": the contract, not to be improved.
 MARK_CHARGERS = """
 UPDATE "ChargePoint" 
 SET status = 'AVAILABLE' 

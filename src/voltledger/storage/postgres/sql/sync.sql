@@ -59,10 +59,12 @@ ORDER BY c.received_at DESC NULLS LAST LIMIT 1
 -- name: orphan_candidates
 -- Connectors of connected stations that charge, or whose meter rises, while no session runs on them.
 WITH stray AS (
-  SELECT station_id, evse_id, max(transaction_ref) AS transaction_ref,
+  -- Of the transaction that was heard of last: registers of two transactions are no difference.
+  SELECT DISTINCT ON (station_id, evse_id) station_id, evse_id, transaction_ref,
          min(register_wh) AS first_wh, max(register_wh) AS last_wh, min(at) AS first_at, max(at) AS last_at
   FROM stray_reading WHERE received_at > now() - interval '15 minutes' AND evse_id > 0 AND register_wh IS NOT NULL
-  GROUP BY station_id, evse_id
+  GROUP BY station_id, evse_id, transaction_ref
+  ORDER BY station_id, evse_id, max(received_at) DESC
 )
 SELECT coalesce(c.station_id, y.station_id) AS station_id, coalesce(c.evse_id, y.evse_id) AS evse_id,
        coalesce(c.connector_id, 1) AS connector_id, c.status, c.since, c.received_at, o.connected_at,
