@@ -48,24 +48,20 @@ class Admission:
 
         Raises: nothing; an outage of the store is a Denial unless the station is remembered.
         """
-        verdict = await self._judge(station_id, headers)
-        if isinstance(verdict, Denial) and verdict is not Denial.UNAVAILABLE:
-            await self._verify(b"", self._nobody)
-        return verdict
-
-    async def _judge(self, station_id: StationId | None, headers: Mapping[str, str]) -> StationAccess | Denial:
         if station_id is None:
-            return Denial.NO_IDENTITY
-        try:
-            access = await self._find(station_id)
-        except StoreUnavailable:
-            return Denial.UNAVAILABLE
-        credentials = basic_credentials(headers.get("Authorization"))
-        if access is None or access.disabled:
-            return Denial.UNKNOWN_STATION if access is None else Denial.DISABLED
-        if access.security_profile == 0:
+            access = None
+        else:
+            try:
+                access = await self._find(station_id)
+            except StoreUnavailable:
+                return Denial.UNAVAILABLE
+        if access is not None and access.security_profile == 0 and not access.disabled:
             return access
-        return await self._prove(access, credentials)
+        credentials = basic_credentials(headers.get("Authorization"))
+        right = await self._is_right(access, b"" if credentials is None else credentials[1])
+        if access is None:
+            return Denial.NO_IDENTITY if station_id is None else Denial.UNKNOWN_STATION
+        return _why_not(access, credentials, right=right) or access
 
     async def _find(self, station_id: StationId) -> StationAccess | None:
         try:
@@ -81,18 +77,28 @@ class Admission:
             self._remembered.pop(station_id.lower(), None)
         return access
 
-    async def _prove(self, access: StationAccess, credentials: tuple[bytes, bytes] | None) -> StationAccess | Denial:
-        if credentials is None:
-            return Denial.NO_CREDENTIALS
-        user, password = credentials
-        if access.password_hash is None:
-            return Denial.NO_PASSWORD_SET
-        right = await self._verify(password, access.password_hash)
-        if user.decode("utf-8", "replace").lower() != access.station_id.lower():
-            return Denial.OTHER_USER
-        return access if right else Denial.WRONG_PASSWORD
+    async def _is_right(self, access: StationAccess | None, password: bytes) -> bool:
+        """Whether the password is the station's. One slow check is made whenever it is not."""
+        stored = None if access is None else access.password_hash
+        right = stored is not None and await self._verify(password, stored)
+        if not right and (stored is None or stored.startswith("fast$")):
+            await self._verify(password, self._nobody)
+        return right
 
     async def _verify(self, password: bytes, stored: str) -> bool:
         if self._check.remembers(password, stored) or stored.startswith("fast$"):
             return self._check(password, stored)
         return await asyncio.to_thread(self._check, password, stored)
+
+
+def _why_not(access: StationAccess, credentials: tuple[bytes, bytes] | None, *, right: bool) -> Denial | None:
+    """Why a known station is refused; None if it is not."""
+    if access.disabled:
+        return Denial.DISABLED
+    if credentials is None:
+        return Denial.NO_CREDENTIALS
+    if access.password_hash is None:
+        return Denial.NO_PASSWORD_SET
+    if credentials[0].decode("utf-8", "replace").lower() != access.station_id.lower():
+        return Denial.OTHER_USER
+    return None if right else Denial.WRONG_PASSWORD
