@@ -272,15 +272,15 @@ class Node:
         except UserFacingError:
             await listener.stop()
             raise
-        self._tasks = [http, *(asyncio.create_task(work, name=name) for name, work in self._background())]
+        self._tasks = [http, *(asyncio.create_task(_lasting(name, work)) for name, work in self._background())]
         log_success(log, "serving", http=str(self.settings.http), ocpp=str(self.settings.ocpp), version=__version__)
 
-    def _background(self) -> Iterable[tuple[str, Any]]:
+    def _background(self) -> Iterable[tuple[str, Callable[[], Awaitable[None]]]]:
         return (
-            ("prepare", self._keep_preparing()),
-            ("cache", self.cache.run()),
-            ("watch", self._watch()),
-            ("deadlines", self._deadlines()),
+            ("prepare", self._keep_preparing),
+            ("cache", self.cache.run),
+            ("watch", self._watch),
+            ("deadlines", self._deadlines),
             ("frames", self._when_prepared(self.frames.run)),
             ("commands", self._when_prepared(self.commands.run)),
             ("settle", self._when_prepared(self.settling.run)),
@@ -335,9 +335,12 @@ class Node:
                 log_failure(log, str(error))
                 await asyncio.sleep(10)
 
-    async def _when_prepared(self, work: Callable[[], Awaitable[None]]) -> None:
-        await self._prepared.wait()
-        await work()
+    def _when_prepared(self, work: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+        async def wait_and_work() -> None:
+            await self._prepared.wait()
+            await work()
+
+        return wait_and_work
 
     # --- what happens -----------------------------------------------------------------------------
 
@@ -601,6 +604,18 @@ def _telling(fact: InboundFact) -> dict[str, Any]:
     if isinstance(event, Booted):
         return {"vendor": event.vendor, "model": event.model}
     return {}
+
+
+async def _lasting(name: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Runs work that should not end; if our own code fails in it, says so and begins again."""
+    while True:
+        try:
+            await work()
+        except Exception as error:
+            log_failure(log, "background work failed; it begins again", work=name, exc_info=error)
+            await asyncio.sleep(1)
+        else:
+            return
 
 
 async def _end(tasks: Iterable["asyncio.Task[Any]"]) -> None:

@@ -22,7 +22,7 @@ from voltledger.ocpp.action import Unsupported
 from voltledger.ocpp.registry import dialect
 from voltledger.ocpp.rpc import CallResult, Version
 from voltledger.services.runtime import CallOutcome
-from voltledger.storage.errors import StoreUnavailable
+from voltledger.storage.errors import StoreContention, StoreUnavailable
 from voltledger.storage.ports import QueuedCommand
 
 log = get_logger(__name__)
@@ -191,7 +191,7 @@ class StationCommands:
         log_ocpp(log, "command", station=queued.station_id, action=queued.action, outcome=outcome.outcome)
         try:
             await self._on_outcome(queued, outcome)
-        except StoreUnavailable:
+        except (StoreUnavailable, StoreContention):
             log_failure(log, "the database is away; deadlines take this up", command=str(queued.id))
 
     async def _send_translated(self, connection: StationConnection, queued: QueuedCommand) -> CallOutcome:

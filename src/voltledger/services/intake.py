@@ -205,7 +205,12 @@ class Intake:
                 wake.clear()
                 await wake.wait()
             batch = _take(queue)
-            await self._settle_batch(batch)
+            try:
+                await self._settle_batch(batch)
+            except Exception as error:
+                # Whatever goes wrong with one batch, the lane goes on: half of all stations wait in it.
+                log_failure(log, "a batch could not be handled", facts=len(batch), exc_info=error)
+                _refuse(batch)
             for _ in batch:
                 queue.popleft()
 

@@ -24,10 +24,11 @@ from voltledger.domain.identifiers import SessionId, StationId, TokenValue, User
 from voltledger.domain.ledger.entries import Entry
 from voltledger.domain.ledger.holds import hold_entry
 from voltledger.domain.quantities import Minor
-from voltledger.domain.reconciliation.findings import Finding, FindingKind
+from voltledger.domain.reconciliation.findings import FindingKind
 from voltledger.domain.session.book import Terms
 from voltledger.domain.session.conclude import conclude
 from voltledger.domain.session.decision import Ask
+from voltledger.domain.session.finding import finding_about
 from voltledger.domain.session.session import ChargingSession, Origin
 from voltledger.domain.session.states import Happening, State
 from voltledger.logs import get_logger
@@ -316,14 +317,12 @@ def _start_changes(session: ChargingSession, entry: Entry | None) -> Changes:
 def not_started_changes(session: ChargingSession, at: datetime, why: str) -> Changes:
     """A start that does not happen: closed, settled at nothing used, and said."""
     ended = conclude(session, Happening.NOT_STARTED, at, "NotStarted")
-    finding = Finding(
+    finding = finding_about(
+        session,
         kind=FindingKind.NOT_STARTED,
         key=f"not_started:{session.id}",
         summary=(
             f"The paid start on connector {session.evse_id} did not happen: {why}. The money goes back to the wallet."
         ),
-        station_id=session.station_id,
-        evse_id=session.evse_id,
-        session_id=session.id,
     )
     return Changes(sessions={ended.id: ended}, settle=[ended], findings=[finding])

@@ -32,6 +32,7 @@ from voltledger.domain.reconciliation.verdict import (
 from voltledger.domain.session.book import StationBook
 from voltledger.domain.session.conclude import ask_to_stop, conclude, reopen
 from voltledger.domain.session.connectors import station_status
+from voltledger.domain.session.finding import finding_about
 from voltledger.domain.session.money import hold_again
 from voltledger.domain.session.session import ChargingSession, Origin
 from voltledger.domain.session.states import Happening, Refused, State, apply
@@ -292,7 +293,8 @@ class DatabaseSyncService:
         ended_at = witness.status_since or self._now()
         ended = conclude(session, Happening.GHOST_CLOSED, ended_at, "Ghost")
         ended = msgspec.structs.replace(ended, meter_stop_wh=session.register_wh)
-        finding = Finding(
+        finding = finding_about(
+            session,
             kind=FindingKind.GHOST,
             key=f"ghost:{session.id}:{session.settle_version}",
             summary=(
@@ -300,9 +302,6 @@ class DatabaseSyncService:
                 f"free. Closed at its last measured register ({session.register_wh} Wh, {session.energy_wh} Wh used) "
                 "and settled; the station's own end, if it comes, corrects this."
             ),
-            station_id=session.station_id,
-            evse_id=session.evse_id,
-            session_id=session.id,
             state=FindingState.REPAIRED,
             evidence=verdict.as_mapping(),
         )
@@ -355,16 +354,14 @@ class DatabaseSyncService:
         book = await work.book(BookWanted(station_id=recent.station_id, refs=refs, terms=True))
         reopened, entries = hold_again(book, reopen(recent, state))
         reopened = msgspec.structs.replace(reopened, heard_at=self._now())
-        finding = Finding(
+        finding = finding_about(
+            recent,
             kind=FindingKind.ORPHANED,
             key=f"orphaned:{recent.id}:{recent.settle_version}",
             summary=(
                 f"Connector {recent.evse_id} charges although we had closed its session; the session of transaction "
                 f"{recent.transaction_ref} is active again."
             ),
-            station_id=recent.station_id,
-            evse_id=recent.evse_id,
-            session_id=recent.id,
             state=FindingState.REPAIRED,
             evidence=verdict.as_mapping(),
         )
@@ -437,16 +434,14 @@ def _start_awaited(book: StationBook, evse_id: int) -> bool:
 
 def _adoption(session: ChargingSession, verdict: Verdict) -> Changes:
     known = session.transaction_ref is not None
-    finding = Finding(
+    finding = finding_about(
+        session,
         kind=FindingKind.ORPHANED,
         key=f"orphaned:{session.id}:0",
         summary=(
             f"Connector {session.evse_id} charges and there was no session. One was made, without a payer; the station "
             + ("was asked to stop." if known else "named no transaction, so that it cannot be asked to stop by name.")
         ),
-        station_id=session.station_id,
-        evse_id=session.evse_id,
-        session_id=session.id,
         state=FindingState.OPEN,
         evidence=verdict.as_mapping(),
     )
@@ -455,16 +450,14 @@ def _adoption(session: ChargingSession, verdict: Verdict) -> Changes:
 
 
 def _will_not_stop(session: ChargingSession) -> Finding:
-    return Finding(
+    return finding_about(
+        session,
         kind=FindingKind.WILL_NOT_STOP,
         key=f"will_not_stop:{session.id}",
         summary=(
             f"Connector {session.evse_id} goes on charging although it was asked to stop {session.stop_attempts} "
             "times. The station is out of order; send someone, or reset it. What flows is recorded and owed."
         ),
-        station_id=session.station_id,
-        evse_id=session.evse_id,
-        session_id=session.id,
         state=FindingState.OPEN,
         evidence={
             "asked": f"{session.stop_attempts} times, last at {session.stop_requested_at}",
@@ -489,16 +482,14 @@ def _by_hand_changes(sessions: list[ChargingSession], now: datetime) -> Changes:
         changes.sessions[ended.id] = ended
         changes.settle.append(ended)
         changes.findings.append(
-            Finding(
+            finding_about(
+                session,
                 kind=FindingKind.MANUAL_CHANGE,
                 key=f"manual_session:{session.id}:{session.settle_version}",
                 summary=(
                     f"The session of transaction {session.transaction_ref} was set to {session.state} by hand. It is "
                     f"settled at its last measured register ({session.energy_wh} Wh used)."
                 ),
-                station_id=session.station_id,
-                evse_id=session.evse_id,
-                session_id=session.id,
                 state=FindingState.REPAIRED,
             )
         )

@@ -18,6 +18,7 @@ from voltledger.domain.quantities import Wh
 from voltledger.domain.reconciliation.findings import Finding, FindingKind
 from voltledger.domain.session.book import StationBook
 from voltledger.domain.session.decision import Circumstances, Decision, FactState
+from voltledger.domain.session.finding import finding_about
 from voltledger.domain.session.metered import odd_step, take_readings
 from voltledger.domain.session.session import ChargingSession
 from voltledger.domain.session.states import Happening, Refused, State, apply
@@ -162,16 +163,14 @@ def _ended_twice(session: ChargingSession, event: TransactionEnded, answer: Answ
     decision = Decision(answer=answer, session_id=session.id)
     if _is_same_end(session, event):
         return decision
-    finding = Finding(
+    finding = finding_about(
+        session,
         kind=FindingKind.CONFLICTING_STOP,
         key=f"conflicting_stop:{session.id}:{event.register_wh}:{event.at.at.isoformat()}",
         summary=(
             f"A second end of transaction {session.transaction_ref} says {event.register_wh} Wh; the first said "
             f"{session.meter_stop_wh} Wh and stands for money. Check the station's meter."
         ),
-        station_id=session.station_id,
-        evse_id=session.evse_id,
-        session_id=session.id,
     )
     return replace(decision, findings=(finding,), fact_state=FactState.CONFLICT)
 
@@ -198,16 +197,14 @@ def _unmatched(book: StationBook, event: TransactionEnded, now: Circumstances, a
 
 
 def _corrected(before: ChargingSession, after: ChargingSession) -> Finding:
-    return Finding(
+    return finding_about(
+        before,
         kind=FindingKind.CORRECTED,
         key=f"corrected:{before.id}:{before.settle_version}",
         summary=(
             f"The true end of transaction {before.transaction_ref} arrived after we had closed it: "
             f"{before.energy_wh} Wh became {after.energy_wh} Wh. The difference is settled as a correction."
         ),
-        station_id=before.station_id,
-        evse_id=before.evse_id,
-        session_id=before.id,
     )
 
 

@@ -13,6 +13,7 @@ from voltledger.domain.reconciliation.findings import Finding, FindingKind
 from voltledger.domain.session.book import StationBook
 from voltledger.domain.session.conclude import ask_to_stop, reopen
 from voltledger.domain.session.decision import Ask, Circumstances, Decision
+from voltledger.domain.session.finding import finding_about
 from voltledger.domain.session.money import hold_again
 from voltledger.domain.session.session import ChargingSession
 from voltledger.domain.session.states import Happening, Refused, apply
@@ -98,16 +99,14 @@ def _proves_running(session: ChargingSession, readings: Sequence[Reading]) -> bo
 
 
 def _reactivated(session: ChargingSession) -> Finding:
-    return Finding(
+    return finding_about(
+        session,
         kind=FindingKind.REACTIVATED,
         key=f"reactivated:{session.id}:{session.settle_version}",
         summary=(
             f"Transaction {session.transaction_ref} went on after we had closed it; its session is active again. "
             "What was settled stays; the difference is settled at its true end."
         ),
-        station_id=session.station_id,
-        evse_id=session.evse_id,
-        session_id=session.id,
     )
 
 
@@ -160,16 +159,14 @@ def _take_reading(session: ChargingSession, reading: Reading) -> tuple[ChargingS
 
 def odd_step(session: ChargingSession, reading: Reading, step: Step) -> Finding:
     fell = step.kind is StepKind.RESET
-    return Finding(
+    return finding_about(
+        session,
         kind=FindingKind.REGISTER_FELL if fell else FindingKind.IMPLAUSIBLE_ENERGY,
         key=f"{'fell' if fell else 'jump'}:{session.id}:{reading.at.at.isoformat()}",
         summary=(
             f"The register {'fell' if fell else 'jumped'} to {reading.register_wh} Wh; that step is not counted as "
             "energy. Compare the meter with the readings of this session."
         ),
-        station_id=session.station_id,
-        evse_id=session.evse_id,
-        session_id=session.id,
     )
 
 

@@ -13,6 +13,7 @@ from voltledger.domain.reconciliation.findings import Finding, FindingKind
 from voltledger.domain.session.book import StationBook
 from voltledger.domain.session.conclude import ask_to_stop, conclude
 from voltledger.domain.session.decision import Ask, Circumstances, Decision
+from voltledger.domain.session.finding import finding_about
 from voltledger.domain.session.metered import take_readings
 from voltledger.domain.session.money import hold_again, hold_up_to
 from voltledger.domain.session.session import ChargingSession, Origin
@@ -197,16 +198,14 @@ def _supersede_others(
     older = [s for s in book.running() if s.evse_id == started.evse_id and s.id != started.id]
     ended = tuple(conclude(s, Happening.SUPERSEDED, started.started_at or now.received_at, "Superseded") for s in older)
     findings = tuple(
-        Finding(
+        finding_about(
+            s,
             kind=FindingKind.SUPERSEDED,
             key=f"superseded:{s.id}",
             summary=(
                 f"Transaction {s.transaction_ref} had not ended when transaction {started.transaction_ref} began on "
                 f"the same connector; closed at its last measured register. Its own end, if it comes, corrects this."
             ),
-            station_id=s.station_id,
-            evse_id=s.evse_id,
-            session_id=s.id,
         )
         for s in ended
     )
@@ -229,14 +228,12 @@ def _start_answer(
 
 
 def _unknown_token(session: ChargingSession) -> Finding:
-    return Finding(
+    return finding_about(
+        session,
         kind=FindingKind.UNKNOWN_TOKEN,
         key=f"unknown_token:{session.id}",
         summary=(
             "A transaction was started with a token that nobody registered. It was answered Invalid and is "
             "recorded; what it used goes to the receivable of nobody known until the token is registered."
         ),
-        station_id=session.station_id,
-        evse_id=session.evse_id,
-        session_id=session.id,
     )
