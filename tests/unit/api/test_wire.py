@@ -9,14 +9,8 @@ import pytest
 from voltledger.api.wire import compact
 from voltledger.config import Address
 from voltledger.domain.errors import InvalidInput
-from voltledger.services.catalog import (
-    _decode_cursor,
-    _encode_cursor,
-    energy_text,
-    money_text,
-    new_password,
-    station_url,
-)
+from voltledger.services.catalog import energy_text, money_text, new_password, station_url
+from voltledger.services.catalog.pages import decode_cursor, encode_cursor
 
 
 @pytest.mark.parametrize(
@@ -35,14 +29,14 @@ def test_compacting_removes_only_blanks_between_parts(given: str, expected: str)
 
 
 def test_a_cursor_gives_back_what_it_was_made_from() -> None:
-    assert _decode_cursor(_encode_cursor("CP-1", 7), str, int) == ("CP-1", 7)
-    assert _decode_cursor(None, str, int) == (None, None)
+    assert decode_cursor(encode_cursor("CP-1", 7), str, int) == ("CP-1", 7)
+    assert decode_cursor(None, str, int) == (None, None)
 
 
-@pytest.mark.parametrize("cursor", ["", "%%%", "AAAA", _encode_cursor(1), _encode_cursor("a", "b", "c"), "ä"])
+@pytest.mark.parametrize("cursor", ["", "%%%", "AAAA", encode_cursor(1), encode_cursor("a", "b", "c"), "ä"])
 def test_a_foreign_cursor_is_refused(cursor: str) -> None:
     with pytest.raises(InvalidInput, match="cursor"):
-        _decode_cursor(cursor, str, int)
+        decode_cursor(cursor, str, int)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""What the catalogue returns: Structs whose fields are the contract's names."""
