@@ -61,7 +61,8 @@ from voltledger.sync.workers import Worker, relay_work, settle_work
 
 log = get_logger(__name__)
 
-TOTALS_EVERY = 5
+TOTALS_EVERY = 60
+PRESENCE_S = 10.0
 PRISMA_PARAMETERS = frozenset({"schema", "connection_limit", "pool_timeout", "pgbouncer", "connect_timeout"})
 
 
@@ -130,7 +131,8 @@ class Node:
         redis_password: str | None = None,
     ) -> None:
         self.settings = settings
-        self.node = f"{socket.gethostname()}:{settings.ocpp}"
+        # The address says whose leftovers are ours; what follows tells this run from an earlier one.
+        self.node = f"{socket.gethostname()}:{settings.ocpp}#{secrets.token_hex(6)}"
         self.metrics = Metrics()
         self.live = LiveFeed()
         self.database = Database(dsn, size=settings.pool_size)
@@ -146,6 +148,7 @@ class Node:
         self.ocpp_port = 0
         self.stopping = asyncio.Event()
         self._prepared = asyncio.Event()
+        self._listening = False
         self._tasks: list[asyncio.Task[Any]] = []
         self._active = 0
         self._open: dict[str, int] = {}
@@ -238,9 +241,11 @@ class Node:
 
     async def start(self) -> None:
         """Listens and begins to work. Raises UserFacingError when it can be known at once that it cannot."""
+        reachable = False
         with contextlib.suppress(StoreUnavailable):
             await self._prepare()
-        if not self._prepared.is_set():
+            reachable = True
+        if not reachable:
             log_failure(log, "the database is away; serving without it until it is back")
             await self.database.open()
         self.intake.start()
@@ -272,6 +277,10 @@ class Node:
         except UserFacingError:
             await listener.stop()
             raise
+        self._listening = True
+        if reachable:
+            with contextlib.suppress(StoreUnavailable):
+                await self._recover()
         self._tasks = [http, *(asyncio.create_task(_lasting(name, work)) for name, work in self._background())]
         log_success(log, "serving", http=str(self.settings.http), ocpp=str(self.settings.ocpp), version=__version__)
 
@@ -280,6 +289,7 @@ class Node:
             ("prepare", self._keep_preparing),
             ("cache", self.cache.run),
             ("watch", self._watch),
+            ("presence", self._when_prepared(self._keep_presence)),
             ("deadlines", self._deadlines),
             ("frames", self._when_prepared(self.frames.run)),
             ("commands", self._when_prepared(self.commands.run)),
@@ -320,6 +330,11 @@ class Node:
         role = await prepare_database(self.database.dsn)
         self.database.role = role
         await self.database.open()
+        if self._listening:
+            await self._recover()
+
+    async def _recover(self) -> None:
+        """Takes up what an earlier run left; only with the address bound is it certain that none runs."""
         await self.store.recover_node(self.node)
         self._prepared.set()
 
@@ -435,18 +450,27 @@ class Node:
 
     # --- loops --------------------------------------------------------------------------------------
 
-    async def _run_database_sync(self) -> str:
-        await self.registry.claim_missing()
-        seen = {
+    async def _keep_presence(self) -> None:
+        """On every node: its open sockets are recorded as its own, and when they were last heard of."""
+        while True:
+            with contextlib.suppress(StoreUnavailable):
+                await self.registry.claim_missing()
+                await self.sync_store.note_seen(self._seen())
+            await self.cache.set_owners(list(self.registry.connected()))
+            await asyncio.sleep(PRESENCE_S)
+
+    def _seen(self) -> dict[str, datetime]:
+        return {
             station: info.last_frame_at
             for station, info in self.registry.connected().items()
             if info.last_frame_at is not None
         }
-        steps = await self.sync.sync_database(seen)
-        await self.cache.set_owners(list(seen))
+
+    async def _run_database_sync(self) -> str:
+        steps = await self.sync.sync_database(self._seen())
         drifted = await self.cache.rebuild_statuses(await self._recorded_statuses())
         self._tell(steps)
-        return f"{len(seen)} connected, {len(steps)} changed, {len(drifted)} cache entries mended"
+        return f"{len(self.registry.connected())} connected, {len(steps)} changed, {len(drifted)} cache entries mended"
 
     async def _recorded_statuses(self) -> dict[str, dict[str, str]]:
         return {

@@ -8,7 +8,7 @@ presence. Facts are kept whatever socket they came in on.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -30,6 +30,9 @@ class OwnerStore(Protocol):
 
     async def claim(self, station_id: StationId, node: str, at: datetime) -> int:
         """Takes a station over and returns its new epoch."""
+
+    async def not_held(self, stations: Sequence[str], node: str) -> list[StationId]:
+        """Of stations whose sockets are open here, those that are not recorded as this node's."""
 
     async def release(self, station_id: StationId, epoch: int, at: datetime) -> None:
         """Notes that the socket of this epoch is gone; nothing if a newer one holds the station."""
@@ -141,9 +144,14 @@ class ConnectionRegistry:
             log_ocpp(log, "offline, not recorded yet", station=connection.station_id)
 
     async def claim_missing(self) -> None:
-        """Claims stations whose claim failed while the store was away."""
-        for connection in [c for c in self._current.values() if c.epoch <= 0]:
-            connection.epoch = await self._owners.claim(connection.station_id, self._node, self._now())
+        """Claims stations that are not recorded as held here, as after an outage of the store.
+
+        Raises: StoreUnavailable.
+        """
+        for station_id in await self._owners.not_held(list(self._current), self._node):
+            connection = self._current.get(station_id)
+            if connection is not None:
+                connection.epoch = await self._owners.claim(station_id, self._node, self._now())
 
     async def close_station(self, station_id: StationId, reason: str) -> None:
         """Closes every socket of a station, as when it is disabled."""

@@ -58,6 +58,7 @@ log = get_logger(__name__)
 
 MAX_BATCH = 400
 MAX_REPEATS = 5
+MAX_CONTENDED_S = 2.5
 NO_SESSION = SessionId(UUID(int=0))
 """In place of a fresh id for facts that never open a session."""
 
@@ -219,7 +220,8 @@ class Intake:
         try:
             await self._record_patiently(batch)
         except Exception as error:
-            if isinstance(error, StoreUnavailable | StoreContention):
+            contended = isinstance(error, StoreContention)
+            if isinstance(error, StoreUnavailable) or (contended and len(batch) == 1):
                 log_failure(log, "facts not recorded in time", facts=len(batch), problem=str(error))
                 _refuse(batch)
             elif len(batch) > 1:
@@ -231,6 +233,7 @@ class Intake:
     async def _record_patiently(self, batch: Sequence[_Waiting]) -> None:
         """Records a batch, through contention, rivals and short outages of the store."""
         look_first, repeats, pause = False, 0, 0.05
+        began = asyncio.get_running_loop().time()
         while True:
             try:
                 await self._record(batch, look_first=look_first)
@@ -239,8 +242,10 @@ class Intake:
                     raise
                 look_first, repeats = True, repeats + 1
             except StoreContention:
+                # Somebody has a row of this batch, for who knows how long: the others must not wait for it.
                 repeats += 1
-                if repeats > MAX_REPEATS:
+                contended_s = asyncio.get_running_loop().time() - began
+                if len(batch) > 1 or repeats > MAX_REPEATS or contended_s > MAX_CONTENDED_S:
                     raise
                 await asyncio.sleep(random.uniform(0.005, 0.05))
             except StoreUnavailable:

@@ -299,11 +299,15 @@ def _same_amount(before: ChargingSession, amount_minor: int) -> bool:
     return before.paid_minor >= amount_minor
 
 
+def _start_key(session: ChargingSession) -> str:
+    return f"start:{session.id}"
+
+
 def _start_changes(session: ChargingSession, entry: Entry | None) -> Changes:
     if session.token is None:
         raise ValueError("a prepaid session always has a token")
     ask = Ask(
-        key=f"start:{session.id}",
+        key=_start_key(session),
         command=StartCharging(token=session.token, evse_id=session.evse_id),
         session_id=session.id,
     )
@@ -325,4 +329,5 @@ def not_started_changes(session: ChargingSession, at: datetime, why: str) -> Cha
             f"The paid start on connector {session.evse_id} did not happen: {why}. The money goes back to the wallet."
         ),
     )
-    return Changes(sessions={ended.id: ended}, settle=[ended], findings=[finding])
+    # The station must not be asked any more: it may come back in an hour, with another car at its plug.
+    return Changes(sessions={ended.id: ended}, settle=[ended], findings=[finding], withdraw=[_start_key(session)])

@@ -38,7 +38,10 @@ class Settling:
                 async with self._store.unit_of_work() as work:
                     due = await work.next_due()
                     outcome = None if due is None else await self._settle(work, due)
-            except StoreContention:
+            except StoreContention as error:
+                # Somebody has its row: the others must not wait behind it.
+                if due is not None:
+                    await self._store.put_off(due, str(error))
                 continue
             except StoreUnavailable:
                 raise

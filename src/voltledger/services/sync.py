@@ -251,8 +251,13 @@ class DatabaseSyncService:
         if to_ask and not dry_run:
             await asyncio.gather(*(self._ask_about(*asked) for asked in to_ask))
         steps = []
-        for session_id, _, _ in candidates:
-            steps.extend(await self._judge_ghost(session_id, dry_run=dry_run))
+        for session_id, station_id, _ in candidates:
+            try:
+                steps.extend(await self._judge_ghost(session_id, dry_run=dry_run))
+            except StoreContention as error:
+                log_sync(
+                    log, "somebody has this session; the next pass looks again", station=station_id, why=str(error)
+                )
         self._asked = {i: at for i, at in self._asked.items() if any(i == c[0] for c in candidates)}
         return steps
 

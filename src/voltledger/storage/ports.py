@@ -123,7 +123,8 @@ class Changes:
     """Everything that one unit of work writes.
 
     `metered` are sessions of which only meter figures changed (the hot path); `sessions` are new or
-    changed in any other way. A session stands in one of the two.
+    changed in any other way. A session stands in one of the two. `withdraw` names queued commands,
+    by the key of their effect, that are no longer wanted.
     """
 
     facts: list[FactRecord] = field(default_factory=list)
@@ -134,6 +135,7 @@ class Changes:
     strays: list[StrayReading] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
     asks: list[tuple[StationId, Ask]] = field(default_factory=list)
+    withdraw: list[str] = field(default_factory=list)
     settle: list[ChargingSession] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     statuses: list[StatusRecord] = field(default_factory=list)

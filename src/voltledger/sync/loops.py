@@ -101,7 +101,11 @@ class Scheduler:
             period, wait_s = next_period(self._now(), loop)
             await asyncio.sleep(wait_s)
             await self._leading.wait()
-            await self.run_once(loop, period)
+            try:
+                await self.run_once(loop, period)
+            except Exception as error:
+                # One period is lost, the loop is not.
+                log_failure(log, "sync could not be noted", loop=loop.name, exc_info=error)
 
     async def run_once(self, loop: Loop, period: datetime) -> None:
         """One run, unless another node has done it; failures are noted and do not end the loop."""

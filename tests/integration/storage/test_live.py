@@ -126,14 +126,21 @@ async def test_what_was_being_sent_when_a_station_was_taken_over_is_unknown_and_
 
 
 async def test_a_node_that_starts_again_leaves_nothing_connected_nor_being_sent(storage: Storage) -> None:
-    await storage.live.claim(CP1, "a", clock())
-    await storage.live.claim(StationId("CP-2"), "b", clock())
+    await storage.live.claim(CP1, "a#1", clock())
+    await storage.live.claim(StationId("CP-2"), "b#1", clock())
     await queue(storage, 1)
-    await storage.live.claim_commands(["CP-1"], "a")
-    await storage.live.recover_node("a")
+    await storage.live.claim_commands(["CP-1"], "a#1")
+    await storage.live.recover_node("a#2")
     assert await storage.sql.fetchval("SELECT state FROM command") == "unknown"
     rows = await storage.sql.fetch("SELECT disconnected_at IS NULL AS here FROM station_owner ORDER BY station_id")
     assert [r["here"] for r in rows] == [False, True]
+
+
+async def test_a_node_keeps_its_own_stations_when_it_takes_up_what_an_earlier_run_left(storage: Storage) -> None:
+    await storage.live.claim(CP1, "a#2", clock())
+    await storage.live.recover_node("a#2")
+    assert await storage.live.not_held(["CP-1"], "a#2") == []
+    assert await storage.live.not_held(["CP-1", "CP-2"], "a#3") == ["CP-1", "CP-2"]
 
 
 async def test_queued_commands_expire(storage: Storage) -> None:

@@ -155,3 +155,18 @@ async def test_a_start_that_comes_while_its_deadline_passes_ends_in_one_of_two_w
         await storage.tell(end(1_250, ref=answer["transactionId"], minutes=0))
         await storage.settling.settle_due()
     assert (await storage.balances())["wallet:anna:INR"] == 100_000 - 8 * 500
+
+
+async def test_a_start_whose_time_is_over_is_not_sent_any_more(storage: Storage) -> None:
+    service = prepaid(storage, pending_for=timedelta(seconds=-1))
+    await ask(service)
+    assert await service.expire_pending() == 1
+    await storage.live.claim("CP-1", "node#1", datetime.now(UTC))  # type: ignore[arg-type]
+    assert await storage.live.claim_commands(["CP-1"], "node#1") == [], "another car may be at the plug by now"
+    assert await storage.sql.fetchval("SELECT state FROM command") == "expired"
+
+
+async def test_a_start_that_was_cancelled_is_not_sent_any_more(storage: Storage) -> None:
+    service = prepaid(storage)
+    await service.stop(await ask(service))
+    assert await storage.sql.fetchval("SELECT state FROM command") == "expired"

@@ -320,6 +320,8 @@ class PostgresFactWork:
                 for station_id, ask in changes.asks
             ),
         )
+        if changes.withdraw:
+            await self._connection.execute(SQL["asks_withdraw"], changes.withdraw)
         await self._many("settle_jobs_insert", ((str(s.id), s.settle_version + 1) for s in changes.settle))
         await self._many(
             "findings_insert",

@@ -63,6 +63,10 @@ async def _open_accounts(connection: Connection, entries: Sequence[Entry]) -> di
     if missing:
         for row in await connection.fetch(SQL["accounts_ensure"], *columns_of(missing, 5)):
             slots[row["code"]] = _Slot(row["id"], row["balance_minor"])
+        # One of them may have been made by a rival meanwhile: only what is read under its lock counts.
+        made = [row[0] for row in missing if row[4]]
+        for row in await connection.fetch(SQL["accounts_lock"], made) if made else []:
+            slots[row["code"]] = _Slot(row["id"], row["balance_minor"])
     return slots
 
 

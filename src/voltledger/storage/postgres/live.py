@@ -54,10 +54,20 @@ class PostgresLive:
             await connection.execute(SQL["owner_release"], station_id, epoch, at)
 
     async def recover_node(self, node: str) -> None:
-        """After a start: what this node left behind is offline, and what it was sending is unknown."""
+        """Takes up what an earlier run at this address left behind: it is dead, since the address is ours.
+
+        `node` is the address, `#`, and what makes this run unique.
+        """
         async with self._database.unit_of_work() as connection:
             await connection.execute(SQL["commands_lost"], node)
-            await connection.execute(SQL["owners_of_node"], node)
+            await connection.execute(SQL["owners_left"], node)
+            await connection.execute(SQL["lease_left"], node)
+
+    async def not_held(self, stations: Sequence[str], node: str) -> list[StationId]:
+        """Of stations whose sockets are open here, those that are not recorded as this node's."""
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(SQL["owners_other"], list(stations), node)
+        return [StationId(row["id"]) for row in rows]
 
     async def begin_command(
         self,

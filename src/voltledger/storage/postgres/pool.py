@@ -64,7 +64,7 @@ class Database:
             "application_name": "voltledger",
             "synchronous_commit": "on",
             "statement_timeout": "15000",
-            "lock_timeout": "4000",
+            "lock_timeout": "1500",
             "idle_in_transaction_session_timeout": "20000",
             "TimeZone": "UTC",
         }
@@ -131,7 +131,13 @@ async def can_take_role(dsn: str) -> bool:
     """Whether connections may work in the server's own role; false where it could not be created."""
     try:
         connection: Connection = await asyncpg.connect(dsn, timeout=5, server_settings={"role": APP_ROLE})
-    except asyncpg.PostgresError:
+    except (
+        asyncpg.InvalidParameterValueError,
+        asyncpg.UndefinedObjectError,
+        asyncpg.InsufficientPrivilegeError,
+    ):
         return False
+    except AWAY as error:
+        raise StoreUnavailable(describe(error)) from error
     await connection.close()
     return True

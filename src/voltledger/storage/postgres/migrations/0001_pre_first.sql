@@ -157,6 +157,11 @@ CREATE INDEX session_open ON charging_session (station_id) WHERE status IN ('PEN
 -- Serves: ended sessions that nobody settled, changes by hand among them.
 CREATE INDEX session_unsettled ON charging_session (id)
   WHERE status IN ('COMPLETED', 'TERMINATED', 'GHOST') AND settled_at IS NULL;
+-- Serves: a start that comes after its deadline.
+CREATE INDEX session_not_started ON charging_session (station_id, token)
+  WHERE status = 'TERMINATED' AND NOT end_reported AND started_at IS NULL;
+-- Serves: a repeated end that names no transaction.
+CREATE INDEX session_ended ON charging_session (station_id, ended_at) WHERE ended_at IS NOT NULL;
 -- Serves: the newest sessions of a station or a driver, and the list of all.
 CREATE INDEX session_of_station ON charging_session (station_id, id DESC);
 CREATE INDEX session_of_driver ON charging_session (driver_id, id DESC) WHERE driver_id IS NOT NULL;
@@ -215,6 +220,9 @@ CREATE TABLE stray_reading (
   received_at timestamptz NOT NULL,
   CONSTRAINT stray_reading_once PRIMARY KEY (station_id, evse_id, at, context, transaction_ref)
 );
+
+-- Serves: what was heard lately.
+CREATE INDEX stray_reading_newest ON stray_reading (received_at);
 
 -- Buckets of money; balance_minor is kept, and kept from falling below its floor, for wallets and held money only.
 CREATE TABLE ledger_account (

@@ -26,21 +26,29 @@ ORDER BY id FOR UPDATE
 -- name: sessions_by_ref
 -- Sessions by station and transaction, ended ones among them, locked in id order.
 SELECT {columns} FROM charging_session
-WHERE (station_id, transaction_ref) IN (SELECT * FROM unnest($1::text[], $2::text[]))
+WHERE id IN (
+    SELECT s.id FROM unnest($1::text[], $2::text[]) AS k (station_id, transaction_ref)
+    JOIN charging_session s ON s.station_id = k.station_id AND s.transaction_ref = k.transaction_ref)
 ORDER BY id FOR UPDATE
 
 -- name: sessions_by_start
 -- Sessions that a start may be a repeat of, or the late answer to.
 SELECT {columns} FROM charging_session
-WHERE (station_id, start_key) IN (SELECT * FROM unnest($1::text[], $2::bytea[]))
-   OR (station_id = ANY($1::text[]) AND status = 'TERMINATED' AND NOT end_reported AND started_at IS NULL
-       AND token = ANY($3::text[]) AND created_at > now() - interval '1 day')
+WHERE id IN (
+    SELECT s.id FROM unnest($1::text[], $2::bytea[]) AS k (station_id, start_key)
+    JOIN charging_session s ON s.station_id = k.station_id AND s.start_key = k.start_key
+    UNION ALL
+    SELECT s.id FROM charging_session s
+    WHERE s.station_id = ANY($1::text[]) AND s.token = ANY($3::text[]) AND s.status = 'TERMINATED'
+      AND NOT s.end_reported AND s.started_at IS NULL AND s.created_at > now() - interval '1 day')
 ORDER BY id FOR UPDATE
 
 -- name: sessions_ended_at
 -- Sessions of a station that ended at one of some instants: replays of an end under another name.
 SELECT {columns} FROM charging_session
-WHERE (station_id, ended_at) IN (SELECT * FROM unnest($1::text[], $2::timestamptz[]))
+WHERE id IN (
+    SELECT s.id FROM unnest($1::text[], $2::timestamptz[]) AS k (station_id, ended_at)
+    JOIN charging_session s ON s.station_id = k.station_id AND s.ended_at = k.ended_at)
 ORDER BY id FOR UPDATE
 
 -- name: tokens_by_value
@@ -106,6 +114,10 @@ SELECT id, station_id, effect_key, session_id, true, action, payload, 'queued', 
 FROM unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::text[], $6::text[])
   AS c (id, station_id, effect_key, session_id, action, payload)
 ON CONFLICT (effect_key) DO NOTHING
+
+-- name: asks_withdraw
+-- Queued commands whose cause is gone, by the key of their effect.
+UPDATE command SET state = 'expired' WHERE effect_key = ANY($1::text[]) AND state = 'queued'
 
 -- name: settle_jobs_insert
 -- One job for each settlement that is due.

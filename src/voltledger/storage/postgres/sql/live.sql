@@ -33,9 +33,19 @@ WITH gone AS (
 UPDATE station s SET status = 'OFFLINE', derived_status = 'OFFLINE', last_seen_at = $3
 FROM gone WHERE s.id = gone.station_id AND s.out_of_order_since IS NULL
 
--- name: owners_of_node
--- Stations that this node held when it stopped without saying so: nobody holds them now.
-UPDATE station_owner SET disconnected_at = now() WHERE node = $1 AND disconnected_at IS NULL
+-- name: owners_left
+-- Stations that an earlier run at this address held when it stopped without saying so: nobody holds them now.
+UPDATE station_owner SET disconnected_at = now()
+WHERE split_part(node, '#', 1) = split_part($1, '#', 1) AND node <> $1 AND disconnected_at IS NULL
+
+-- name: lease_left
+-- The right to run the loops, as far as an earlier run at this address still holds it.
+DELETE FROM lease WHERE split_part(holder, '#', 1) = split_part($1, '#', 1) AND holder <> $1
+
+-- name: owners_other
+-- Of some stations those that are not recorded as held by this node, although their sockets are open here.
+SELECT s.id FROM station s LEFT JOIN station_owner o ON o.station_id = s.id
+WHERE s.id = ANY($1::text[]) AND (o.node IS DISTINCT FROM $2 OR o.disconnected_at IS NOT NULL)
 
 -- name: command_insert
 -- A call of ours that is about to be sent.
@@ -62,9 +72,10 @@ RETURNING c.id, c.station_id, c.session_id, c.neutral, c.action, c.payload
 UPDATE command SET state = 'expired' WHERE state = 'queued' AND expires_at <= now() RETURNING id, session_id, action
 
 -- name: commands_lost
--- Commands that this node was sending when it stopped: nobody knows what became of them.
+-- Commands that an earlier run at this address was sending when it stopped: nobody knows what became of them.
 UPDATE command SET state = 'unknown' WHERE state = 'sending'
-  AND station_id IN (SELECT station_id FROM station_owner WHERE node = $1)
+  AND station_id IN (SELECT station_id FROM station_owner
+                     WHERE split_part(node, '#', 1) = split_part($1, '#', 1) AND node <> $1)
 
 -- name: frames_of_connection
 -- Messages that are no facts, kept a moment later.
