@@ -167,14 +167,18 @@ def org_list(*, json: Json = False) -> None:
 
 
 @wallet.command(name="topup")
-def wallet_topup(user: str, amount_minor: int, *, key: str | None = None, json: Json = False) -> None:
+def wallet_topup(user: str, amount_minor: str, *, key: str | None = None, json: Json = False) -> None:
     """Puts money into a wallet, in minor units; the same --key counts once.
 
     Example: voltledger wallet topup asha 100000 --key payment-4711
     """
 
+    if not (amount_minor.isascii() and amount_minor.isdecimal()):
+        raise UserFacingError(f"{amount_minor!r} is no whole number of minor units; for 12.50 INR say 1250")
+    amount = int(amount_minor)
+
     async def work(catalog: Catalog) -> dict[str, Any]:
-        await catalog.top_up(user, amount_minor, key=key)
+        await catalog.top_up(user, amount, key=key)
         return _wallet(await catalog.wallet(user), user)
 
     answer = with_catalog(work)

@@ -19,7 +19,7 @@ async def tell(catalog: Catalog, session_id: UUID) -> tuple[SessionStory, str]:
     for entry in story.entries:
         lines.append((entry.recorded_at, f"{entry.kind} v{entry.version}: {entry.reason}"))
         for posting in entry.postings:
-            side = "debit " if posting.side == "D" else "credit"
+            side = "debit " if posting.side == "debit" else "credit"
             lines.append((entry.recorded_at, f"    {side} {posting.amount_minor:>12} {posting.account}"))
     lines.sort(key=lambda line: line[0])
     told = "\n".join(f"{at:%Y-%m-%d %H:%M:%S}  {text}" for at, text in lines)
