@@ -4,8 +4,9 @@
 
 Starts `voltledger serve` on embedded databases in a temporary folder, lets simulated stations charge,
 kills the server with SIGKILL at random moments (its databases go down with it), starts it again, waits
-until everything is quiet, and compares: every session, Wh and minor unit, priced here with rational
-arithmetic of its own. Exit status 1 if anything differs. `--evidence FOLDER` leaves a dated report.
+until everything is quiet, and lets the independent checker (docs/verifying.md) judge the stations' journal against
+the books, and the books against the raw frames. Exit status 1 if anything differs. `--evidence FOLDER` leaves a dated
+report.
 """
 
 import argparse
@@ -22,23 +23,23 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from decimal import Decimal
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import asyncpg
+import msgspec
 
 from tests.support import free_port
 from voltledger.bootstrap import open_catalog
+from voltledger.checker import Limits, Verdict, judge, verify
 from voltledger.cli.servers import command_database
 from voltledger.config import load_settings
-from voltledger.simulator import Behaviours, FleetProgress, TrueSession, simulate, true_sessions
+from voltledger.simulator import Behaviours, FleetProgress, simulate
 
 PRICE_MINOR = 2_000
 TOPUP_MINOR = 100_000_000
+QUIET = Limits(unfinished_s=30, ghost_s=120)
 MISBEHAVE = {
     "lost_response": 0.08,
     "reconnect": 0.06,
@@ -104,17 +105,6 @@ class Server:
             self.process.wait(30)
 
 
-@contextlib.asynccontextmanager
-async def books(server: Server) -> AsyncIterator[Any]:
-    """A connection to the server's database while the server is down."""
-    with command_database(load_settings(server.environ)) as dsn:
-        connection = await asyncpg.connect(dsn)
-        try:
-            yield connection
-        finally:
-            await connection.close()
-
-
 async def register(server: Server, stations: list[str], users: int) -> None:
     """Stations, a tariff, and users with tokens and money."""
     settings = load_settings(server.environ)
@@ -161,9 +151,8 @@ async def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     await _quiet(server)
     wall = time.monotonic() - began
     server.stop()
-    truth = true_sessions(journal)
-    async with books(server) as connection:
-        report = await compare(connection, truth, arguments.stations)
+    with command_database(load_settings(server.environ)) as dsn:
+        report = report_of(await judge(dsn, [journal], limits=QUIET), await verify(dsn))
     return {**report, "kills": arguments.kills, "restart_s": restarts, "wall_s": round(wall, 1)}
 
 
@@ -203,103 +192,24 @@ async def _quiet(server: Server) -> None:
         await asyncio.sleep(0.2)
 
 
-async def compare(connection: Any, truth: list[TrueSession], users: int) -> dict[str, Any]:
-    """Differences between the stations' journal and the books; the books' own invariants."""
-    rows = await connection.fetch("SELECT * FROM charging_session")
-    settled = {
-        row["session_id"]: row
-        for row in await connection.fetch(
-            "SELECT DISTINCT ON (session_id) * FROM settlement ORDER BY session_id, version DESC"
-        )
-    }
-    by_ref = {(row["station_id"], row["transaction_ref"]): row for row in rows}
-    problems: list[str] = []
-    true_cost = Fraction(0)
-    lost_by_stations = 0
-    for true in truth:
-        row = by_ref.pop((true.station, true.transaction_ref), None)
-        energy = true.stop_register_wh - true.start_register_wh
-        if row is None:
-            problems.append(
-                f"missing: {true.station} #{true.number} {true.transaction_ref} {energy} Wh {true.behaviour}"
-            )
-            continue
-        if true.forgotten and not true.stop_answered and row["estimated"] and row["energy_wh"] <= energy:
-            # The firmware sent its Stop once, into a server that was being killed, and forgot it: what nobody
-            # will ever tell is lost by the station. The books say "estimated", at the last measured register.
-            lost_by_stations += energy - row["energy_wh"]
-            energy = row["energy_wh"]
-        cost = price(energy)
-        true_cost += cost
-        problems.extend(_differences(true, row, settled.get(row["id"]), energy, cost))
-    problems.extend(f"invented: {station} {ref}" for station, ref in by_ref)
-    problems.extend(await _broken_books(connection, users, int(true_cost)))
+def report_of(judged: Verdict, verified: Verdict) -> dict[str, Any]:
+    """What the checker found by the journals and by the raw frames, in the words of earlier reports."""
+    figures, money = judged.figures, judged.figures.money["INR"]
     return {
-        "true_sessions": len(truth),
-        "book_sessions": len(rows),
-        "true_wh": sum(t.stop_register_wh - t.start_register_wh for t in truth),
-        "book_wh": sum(row["energy_wh"] for row in rows),
-        "true_cost_minor": int(true_cost),
-        "book_cost_minor": sum(row["cost_minor"] for row in settled.values()),
-        "refund_minor": sum(row["refund_minor"] for row in settled.values()),
-        "wh_lost_by_stations": lost_by_stations,
-        "discarded_by_stations": sum(t.discarded for t in truth),
-        "differences": problems,
+        "true_sessions": figures.true_sessions,
+        "book_sessions": figures.sessions,
+        "true_wh": figures.true_wh,
+        "book_wh": figures.wh,
+        "book_cost_minor": money.cost,
+        "refund_minor": money.refund,
+        "messages": figures.facts,
+        "wh_lost_by_stations": figures.wh_lost_by_stations,
+        "wh_with_stations": figures.wh_with_stations,
+        "discarded_by_stations": figures.facts_discarded,
+        "rebuilt_from_frames": verified.figures.sessions_rebuilt,
+        "checker_s": [judged.took_s, verified.took_s],
+        "differences": [msgspec.to_builtins(d) for d in (*judged.differences, *verified.differences)],
     }
-
-
-def price(energy_wh: int) -> int:
-    """The oracle: rational arithmetic, one rounding, halves up."""
-    exact = Fraction(energy_wh * PRICE_MINOR, 1000)
-    return int(exact + Fraction(1, 2))
-
-
-def _differences(true: TrueSession, row: Any, settlement: Any, energy: int, cost: int) -> list[str]:
-    name = f"{true.station} #{true.number} ({true.behaviour})"
-    found = []
-    if row["energy_wh"] != energy:
-        found.append(f"{name}: {row['energy_wh']} Wh in the books, {energy} in truth")
-    if row["status"] not in ("COMPLETED", "TERMINATED") or row["settled_at"] is None:
-        found.append(f"{name}: {row['status']}, settled {row['settled_at']}")
-    if settlement is None:
-        return [*found, f"{name}: no settlement"]
-    fee = int(Fraction(cost, 10) + Fraction(1, 2))
-    wanted = {
-        "cost_minor": cost,
-        "refund_minor": max(0, row["paid_minor"] - cost),
-        "fee_minor": fee,
-        "share_minor": cost - fee,
-    }
-    found += [f"{name}: {k} {settlement[k]}, wanted {v}" for k, v in wanted.items() if settlement[k] != v]
-    return found
-
-
-async def _broken_books(connection: Any, users: int, true_cost: int) -> list[str]:
-    unbalanced = await connection.fetchval(
-        "SELECT count(*) FROM (SELECT p.entry_id FROM ledger_posting p GROUP BY p.entry_id HAVING"
-        " sum(CASE p.side WHEN 'D' THEN p.amount_minor ELSE -p.amount_minor END) <> 0) x"
-    )
-    balances = dict(
-        await connection.fetch(
-            "SELECT a.kind, sum(CASE p.side WHEN 'C' THEN p.amount_minor ELSE -p.amount_minor END)::bigint"
-            " FROM ledger_posting p JOIN ledger_account a ON a.id = p.account_id GROUP BY a.kind"
-        )
-    )
-    kept = dict(
-        await connection.fetch(
-            "SELECT kind, sum(balance_minor)::bigint FROM ledger_account WHERE balance_minor IS NOT NULL GROUP BY kind"
-        )
-    )
-    earned = balances.get("payable", 0) + balances.get("platform_fee", 0)
-    spent = users * TOPUP_MINOR - balances.get("wallet", 0) - balances.get("receivable", 0)
-    checks = {
-        "entries that do not balance": unbalanced,
-        "money still held": balances.get("held", 0),
-        "earned against true cost": earned - true_cost,
-        "spent against true cost": spent - true_cost,
-        "kept wallet balances against postings": kept.get("wallet", 0) - balances.get("wallet", 0),
-    }
-    return [f"{name}: {value}" for name, value in checks.items() if value != 0]
 
 
 def main() -> None:
