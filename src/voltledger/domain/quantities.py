@@ -1,6 +1,7 @@
-"""Energy and money as whole numbers, and the one place where each is rounded."""
+"""Energy and money as whole numbers, and the one place where each is rounded; durations for people."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 from decimal import ROUND_FLOOR, ROUND_HALF_UP, Decimal
 from typing import NewType
 
@@ -34,3 +35,14 @@ def whole_wh(value: Decimal) -> Wh:
 def round_minor(amount: Decimal) -> Minor:
     """The one rounding of money: to the nearest minor unit, halves away from zero."""
     return Minor(int(amount.quantize(Decimal(1), ROUND_HALF_UP)))
+
+
+def duration_text(duration: timedelta) -> str:
+    """A duration as people say it: the two largest units that it has, `2 minutes` or `1 hour 30 minutes`."""
+    left = max(0, round(duration.total_seconds()))
+    parts = []
+    for name, seconds in (("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1)):
+        count, left = divmod(left, seconds)
+        if count:
+            parts.append(f"{count} {name}" if count == 1 else f"{count} {name}s")
+    return " ".join(parts[:2]) or "0 seconds"

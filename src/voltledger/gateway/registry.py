@@ -7,15 +7,18 @@ presence. Facts are kept whatever socket they came in on.
 """
 
 import asyncio
+import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 from websockets.protocol import State
 
 from voltledger.domain.identifiers import StationId
-from voltledger.gateway.connection import StationConnection
+from voltledger.failpoints import ARMED, fp
+from voltledger.gateway.connection import TRY_AGAIN_LATER, StationConnection
 from voltledger.logs import get_logger, log_ocpp, log_orphan
 from voltledger.services.runtime import ConnectionInfo
 from voltledger.storage.errors import StoreUnavailable
@@ -56,6 +59,7 @@ class ConnectionRegistry:
         self._all: set[StationConnection] = set()
         self._takeovers: dict[StationId, deque[float]] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._claims: WeakValueDictionary[StationId, asyncio.Lock] = WeakValueDictionary()
 
     def current(self, station_id: StationId | str) -> StationConnection | None:
         """The connection that speaks for a station, if it is connected here."""
@@ -78,13 +82,28 @@ class ConnectionRegistry:
         self._all.add(connection)
 
     async def take_over(self, connection: StationConnection) -> None:
-        """The first frame of a socket: it speaks for the station from now on."""
+        """The first frame of a socket: it speaks for the station from now on.
+
+        One claim of a station at a time, in the order of the frames: the reply to an older claim cannot come last.
+        """
         connection.epoch = -1
+        async with self._claiming(connection.station_id):
+            await self._take_over(connection)
+
+    def _claiming(self, station_id: StationId) -> asyncio.Lock:
+        lock = self._claims.get(station_id)
+        if lock is None:
+            lock = self._claims[station_id] = asyncio.Lock()
+        return lock
+
+    async def _take_over(self, connection: StationConnection) -> None:
         try:
             epoch = await self._owners.claim(connection.station_id, self._node, self._now())
         except StoreUnavailable:
             epoch = -1  # Claimed by the database sync when the store is back.
         older = self._current.get(connection.station_id)
+        if ARMED:
+            await fp("owner.claimed")
         connection.epoch = epoch
         if connection.socket.close_code is not None:
             await self._give_back(connection, older)
@@ -149,9 +168,19 @@ class ConnectionRegistry:
         Raises: StoreUnavailable.
         """
         for station_id in await self._owners.not_held(list(self._current), self._node):
-            connection = self._current.get(station_id)
-            if connection is not None:
-                connection.epoch = await self._owners.claim(station_id, self._node, self._now())
+            async with self._claiming(station_id):
+                connection = self._current.get(station_id)
+                if connection is not None:
+                    connection.epoch = await self._owners.claim(station_id, self._node, self._now())
+
+    async def send_all_away(self, within_s: float, reason: str) -> None:
+        """Closes every socket with 1013, each at a time of its own, so that they do not come back all at once."""
+
+        async def later(connection: StationConnection) -> None:
+            await asyncio.sleep(random.uniform(0, within_s))
+            await connection.close(TRY_AGAIN_LATER, reason)
+
+        await asyncio.gather(*(later(connection) for connection in list(self._all)), return_exceptions=True)
 
     async def close_station(self, station_id: StationId, reason: str) -> None:
         """Closes every socket of a station, as when it is disabled."""

@@ -5,7 +5,7 @@ import hashlib
 import random
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 from uuid import UUID
 
@@ -24,13 +24,16 @@ from voltledger.domain.identifiers import SessionId, StationId, TokenValue, User
 from voltledger.domain.ledger.entries import Entry
 from voltledger.domain.ledger.holds import hold_entry
 from voltledger.domain.quantities import Minor
+from voltledger.domain.reconciliation.evidence import Witness
 from voltledger.domain.reconciliation.findings import FindingKind
+from voltledger.domain.session.blocking import why_blocked
 from voltledger.domain.session.book import Terms
 from voltledger.domain.session.conclude import conclude
 from voltledger.domain.session.decision import Ask
 from voltledger.domain.session.finding import finding_about
 from voltledger.domain.session.session import ChargingSession, Origin
 from voltledger.domain.session.states import Happening, State
+from voltledger.failpoints import ARMED, fp
 from voltledger.logs import get_logger
 from voltledger.services.runtime import CallOutcome, Commands, Presence
 from voltledger.storage.errors import StoreContention
@@ -40,6 +43,7 @@ log = get_logger(__name__)
 
 MAX_AMOUNT_MINOR = 100_000_000_00
 MAX_ATTEMPTS = 5
+ALWAYS = datetime.min.replace(tzinfo=UTC)
 
 
 class SessionWork(Protocol):
@@ -54,8 +58,11 @@ class SessionWork(Protocol):
     async def lock_evse(self, station_id: StationId, evse_id: int) -> None:
         """Nobody else decides what begins on this EVSE until the unit of work ends."""
 
-    async def busy(self, station_id: StationId, evse_id: int) -> bool:
-        """Whether a session is open on an EVSE."""
+    async def open_on(self, station_id: StationId, evse_id: int) -> ChargingSession | None:
+        """The session that is open on an EVSE."""
+
+    async def witness(self, session_id: SessionId, now: datetime) -> Witness:
+        """What is known of a session's connector now."""
 
     async def session(self, session_id: SessionId) -> ChargingSession | None:
         """A session, locked."""
@@ -75,7 +82,11 @@ class SessionStore(Protocol):
 
 
 class PrepaidService:
-    """Starts and stops sessions for users; see `services.runtime.Prepaid`."""
+    """Starts and stops sessions for users; see `services.runtime.Prepaid`.
+
+    `quiet_since` and `may_judge` as in `DatabaseSyncService`; `looks_every` is the period in which ghosts are looked
+    for, told to a driver who is refused because of one.
+    """
 
     def __init__(
         self,
@@ -88,6 +99,9 @@ class PrepaidService:
         new_token: Callable[[], str],
         pending_for: timedelta,
         wake: Callable[[], None],
+        quiet_since: Callable[[], datetime] = lambda: ALWAYS,
+        may_judge: Callable[[StationId], bool] = lambda _: True,
+        looks_every: timedelta = timedelta(minutes=2),
     ) -> None:
         self._store = store
         self._commands = commands
@@ -97,6 +111,9 @@ class PrepaidService:
         self._new_token = new_token
         self._pending_for = pending_for
         self._wake = wake
+        self._quiet_since = quiet_since
+        self._may_judge = may_judge
+        self._looks_every = looks_every
 
     async def start(
         self,
@@ -120,7 +137,7 @@ class PrepaidService:
         if not 0 < amount_minor <= MAX_AMOUNT_MINOR:
             raise InvalidInput("amount_minor", f"must be between 1 and {MAX_AMOUNT_MINOR}")
         station = StationId(station_id)
-        session_id = SessionId(self._new_id() if key is None else _id_of_key(f"{user_id}:{key}"))
+        session_id = SessionId(self._new_id() if key is None else _id_of_key(user_id, key))
         for attempt in range(MAX_ATTEMPTS):
             try:
                 return await self._start_once(session_id, station, connector, user_id, amount_minor, token, key)
@@ -144,11 +161,15 @@ class PrepaidService:
             await work.lock_evse(station, connector)
             before = None if key is None else await work.session(session_id)
             if before is not None:
-                return _same_start(before, station, connector, amount_minor)
+                return _same_start(before, user_id, station, connector, amount_minor)
             session, entry = await self._prepare(
                 work, session_id, station, connector, UserId(user_id), Minor(amount_minor), token
             )
             await work.save(_start_changes(session, entry))
+            if ARMED:
+                await fp("prepaid.before_commit")
+        if ARMED:
+            await fp("prepaid.committed")
         self._wake()
         return session.id
 
@@ -181,8 +202,10 @@ class PrepaidService:
             )
         if station_id not in self._presence.connected():
             raise NotPossibleNow(f"station {station_id} is not connected: nothing was set aside, try again later")
-        if await work.busy(station_id, connector):
-            raise NotPossibleNow(f"connector {connector} of {station_id} is in use")
+        blocking = await work.open_on(station_id, connector)
+        if blocking is not None:
+            witness = await work.witness(blocking.id, self._now())
+            raise NotPossibleNow(why_blocked(blocking, witness, looked_at_every=self._looks_every))
         return self._pending_session(session_id, station_id, connector, user_id, amount, token, terms)
 
     def _pending_session(
@@ -268,8 +291,10 @@ class PrepaidService:
 
     async def expire_pending(self) -> int:
         """Gives the money of starts back that never happened. Returns how many."""
+        if self._now() - self._quiet_since() < self._pending_for:
+            return 0  # Whoever began while we were away could not tell us.
         async with self._store.session_work() as work:
-            overdue = await work.overdue(self._now())
+            overdue = [s for s in await work.overdue(self._now()) if self._may_judge(s.station_id)]
             for session in overdue:
                 await work.save(not_started_changes(session, self._now(), "nothing began in time"))
         if overdue:
@@ -277,17 +302,21 @@ class PrepaidService:
         return len(overdue)
 
 
-def _id_of_key(key: str) -> UUID:
-    """A version 8 UUID that a key always gives."""
-    digest = bytearray(hashlib.blake2b(key.encode(), digest_size=16, person=b"prepaid start").digest())
+def _id_of_key(user_id: str, key: str) -> UUID:
+    """A version 8 UUID that a user's key always gives, and nothing else does: neither can run into the other."""
+    both = msgspec.json.encode([user_id, key])
+    digest = bytearray(hashlib.blake2b(both, digest_size=16, person=b"prepaid start").digest())
     digest[6] = digest[6] & 0x0F | 0x80
     digest[8] = digest[8] & 0x3F | 0x80
     return UUID(bytes=bytes(digest))
 
 
-def _same_start(before: ChargingSession, station_id: StationId, connector: int, amount_minor: int) -> UUID:
+def _same_start(
+    before: ChargingSession, user_id: str, station_id: StationId, connector: int, amount_minor: int
+) -> UUID:
     """The session that the key made before, if it was for the same."""
-    if (before.station_id, before.evse_id) != (station_id, connector) or not _same_amount(before, amount_minor):
+    same = (before.user_id, before.station_id, before.evse_id) == (user_id, station_id, connector)
+    if not same or not _same_amount(before, amount_minor):
         raise SameKeyOtherInput("this key was used for another start: use a new one")
     return before.id
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from voltledger.domain.ledger.settlement import Settlement, settle
 from voltledger.domain.session.session import ChargingSession
+from voltledger.failpoints import ARMED, fp
 from voltledger.logs import get_logger, log_failure
 from voltledger.storage.errors import StoreContention, StoreUnavailable
 from voltledger.storage.ports import DueSettlement, SettlementStore, SettlementWork
@@ -37,6 +38,8 @@ class Settling:
             try:
                 async with self._store.unit_of_work() as work:
                     due = await work.next_due()
+                    if ARMED and due is not None:
+                        await fp("t2.claimed")
                     outcome = None if due is None else await self._settle(work, due)
             except StoreContention as error:
                 # Somebody has its row: the others must not wait behind it.
@@ -53,6 +56,8 @@ class Settling:
                 continue
             if due is None:
                 return handled, settled
+            if ARMED:
+                await fp("t2.committed")
             if outcome is not None:
                 settled.append(outcome)
         return limit, settled
@@ -66,8 +71,10 @@ class Settling:
             await work.forget(due)
             return None
         if session.suspect:
-            await work.hold(due, "the evidence about its energy disagrees: a person decides")
+            await work.hold(due, "its energy is not known well enough: set the meterStop of its ChargeSession")
             return None
         settlement = settle(session, already=already)
+        if ARMED:
+            await fp("t2.priced")
         await work.record(due, session, settlement)
         return SettledSession(session=session, settlement=settlement)

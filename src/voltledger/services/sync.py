@@ -8,19 +8,20 @@ with a finding that tells its evidence; doing it twice changes nothing the secon
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 from uuid import UUID
 
 import msgspec
 
 from voltledger.domain.commands import TriggerReport
+from voltledger.domain.errors import NotPossibleNow
 from voltledger.domain.identifiers import SessionId, StationId
 from voltledger.domain.quantities import Wh
-from voltledger.domain.reconciliation.evidence import Witness
+from voltledger.domain.reconciliation.evidence import Question, Reply, Witness, free_since
 from voltledger.domain.reconciliation.findings import Finding, FindingKind, FindingState
 from voltledger.domain.reconciliation.verdict import (
     Remedy,
@@ -30,12 +31,15 @@ from voltledger.domain.reconciliation.verdict import (
     may_reactivate,
 )
 from voltledger.domain.session.book import StationBook
+from voltledger.domain.session.by_hand import ManualChange, energy_by_register, take_by_hand, together
 from voltledger.domain.session.conclude import ask_to_stop, conclude, reopen
 from voltledger.domain.session.connectors import station_status
-from voltledger.domain.session.finding import finding_about
+from voltledger.domain.session.finding import finding_about, transaction_of
+from voltledger.domain.session.metered import placed_at
 from voltledger.domain.session.money import hold_again
 from voltledger.domain.session.session import ChargingSession, Origin
 from voltledger.domain.session.states import Happening, Refused, State, apply
+from voltledger.failpoints import ARMED, fp
 from voltledger.logs import get_logger, log_orphan, log_sync
 from voltledger.services.runtime import Commands
 from voltledger.storage.errors import StoreContention
@@ -50,7 +54,16 @@ class SyncWork(Protocol):
     async def session(self, session_id: SessionId) -> ChargingSession | None:
         """A session, locked."""
 
-    async def witness(self, session_id: SessionId, now: datetime, asked_at: datetime | None) -> Witness:
+    async def manual_changes(self) -> list[ManualChange]:
+        """Changes by hand that nobody has looked at, oldest first, locked."""
+
+    async def take_manual_changes(self, ids: Sequence[int]) -> None:
+        """Marks changes by hand as looked at."""
+
+    async def let_go(self) -> int:
+        """Settlements that were held and whose session is no longer doubted are due again; returns how many."""
+
+    async def witness(self, session_id: SessionId, now: datetime) -> Witness:
         """What is known of a session's connector now."""
 
     async def latest_on(self, station_id: StationId, evse_id: int) -> ChargingSession | None:
@@ -71,8 +84,8 @@ class SyncWork(Protocol):
     async def save(self, changes: Changes) -> None:
         """Writes everything."""
 
-    async def adopt_strays(self, station_id: StationId, evse_id: int, session_id: SessionId) -> None:
-        """Stray readings of an EVSE become the session's."""
+    async def adopt_strays(self, session: ChargingSession) -> None:
+        """Stray readings of the session's EVSE and time become its own: those of its transaction, or of none."""
 
     async def take_out_of_order(self, station_id: StationId) -> None:
         """A station that will not stop."""
@@ -87,8 +100,8 @@ class SyncStore(Protocol):
     def session_work(self) -> AbstractAsyncContextManager[SyncWork]:
         """Begins a unit of work."""
 
-    async def ghost_candidates(self) -> list[tuple[SessionId, StationId, int]]:
-        """Running sessions whose connector says Available."""
+    async def ghost_candidates(self, *, after_restart: bool = False) -> list[tuple[SessionId, StationId, int]]:
+        """Running sessions whose connector says Available; where asked for, only at stations that restarted."""
 
     async def orphan_candidates(self) -> list[OrphanCandidate]:
         """Connectors that charge without a session."""
@@ -124,8 +137,24 @@ class Step:
     done: bool
 
 
+ALWAYS = datetime.min.replace(tzinfo=UTC)
+
+ASK_AGAIN = timedelta(seconds=60)
+
+CANNOT_ASK = (
+    "the station must be asked first, which only the server that holds it can: run this while the server runs, and the "
+    "server asks and closes it by itself"
+)
+
+
 class DatabaseSyncService:
-    """The passes. Each returns what it did; with `dry_run` what it would do."""
+    """The passes. Each returns what it did; with `dry_run` what it would do.
+
+    `quiet_since` says since when this node and its database have worked without a gap: all graces and silences count
+    from there at the earliest, since nobody is late whom we could not hear. `may_judge` says whether all that a
+    station said so far is in the books; others are left alone. Without `commands` nothing can be asked, and what needs
+    asking is only proposed.
+    """
 
     def __init__(
         self,
@@ -136,14 +165,18 @@ class DatabaseSyncService:
         now: Callable[[], datetime],
         new_id: Callable[[], UUID],
         wake: Callable[[], None],
+        quiet_since: Callable[[], datetime] = lambda: ALWAYS,
+        may_judge: Callable[[StationId], bool] = lambda _: True,
     ) -> None:
         self._store = store
+        self._quiet_since = quiet_since
+        self._may_judge = may_judge
         self._commands = commands
         self._policy = policy
         self._now = now
         self._new_id = new_id
         self._wake = wake
-        self._asked: dict[SessionId, datetime] = {}
+        self._asked: dict[SessionId, Question] = {}
 
     # --- every 60 seconds ----------------------------------------------------------------------
 
@@ -151,20 +184,47 @@ class DatabaseSyncService:
         """Brings every station's status in step, and takes up what was changed by hand."""
         if seen and not dry_run:
             await self._store.note_seen(seen)
-        steps = await self._settle_changed_by_hand(dry_run=dry_run)
+        steps = await self._take_changes_by_hand(dry_run=dry_run)
+        steps += await self._settle_changed_by_hand(dry_run=dry_run)
         for station in await self._store.stations_overview():
+            if not self._may_judge(station.station_id):
+                continue
             if station.status != station.derived_status:
                 steps.append(await self._take_status_by_hand(station, dry_run=dry_run))
             else:
                 steps.extend(await self._refresh_status(station, dry_run=dry_run))
         return steps
 
+    async def _take_changes_by_hand(self, *, dry_run: bool) -> list[Step]:
+        """Registers and energy that a person changed on ended sessions lead to a new version of their settlement."""
+        steps = []
+        async with self._store.session_work() as work:
+            for changes in _by_session(c for c in await work.manual_changes() if self._may_judge(c.station_id)):
+                session = await work.session(changes[0].session_id)
+                if session is None:
+                    continue
+                taken, finding = take_by_hand(session, together(changes))
+                steps.append(
+                    _step("take up figures that were changed by hand", session, finding.summary, done=not dry_run)
+                )
+                if not dry_run:
+                    saved = Changes(findings=[finding])
+                    if taken is not None:
+                        saved.sessions[taken.id] = taken
+                        saved.settle.append(taken)
+                    await work.save(saved)
+                    await work.take_manual_changes([c.id for c in changes])
+        if steps and not dry_run:
+            self._wake()
+        return steps
+
     async def _settle_changed_by_hand(self, *, dry_run: bool) -> list[Step]:
         async with self._store.session_work() as work:
-            sessions = await work.changed_by_hand()
+            sessions = [s for s in await work.changed_by_hand() if self._may_judge(s.station_id)]
             if sessions and not dry_run:
                 await work.save(_by_hand_changes(sessions, self._now()))
-        if sessions and not dry_run:
+            released = 0 if dry_run else await work.let_go()
+        if (sessions or released) and not dry_run:
             self._wake()
         return [
             _step(
@@ -229,6 +289,8 @@ class DatabaseSyncService:
         """Finds and repairs ghosts and orphans. Running it twice changes nothing the second time."""
         steps = await self._find_ghosts(dry_run=dry_run)
         for candidate in await self._store.orphan_candidates():
+            if not self._may_judge(candidate.station_id):
+                continue
             try:
                 steps.extend(await self._judge_orphan(candidate, dry_run=dry_run))
             except StoreContention as error:
@@ -240,15 +302,22 @@ class DatabaseSyncService:
                 )
         return steps
 
-    async def _find_ghosts(self, *, dry_run: bool) -> list[Step]:
-        candidates = await self._store.ghost_candidates()
+    async def find_ghosts_after_restart(self) -> list[Step]:
+        """Ghosts of stations that restarted and then said that the connector is free; cheap, for a short period."""
+        return await self._find_ghosts(dry_run=False, after_restart=True)
+
+    async def _find_ghosts(self, *, dry_run: bool, after_restart: bool = False) -> list[Step]:
+        found = await self._store.ghost_candidates(after_restart=after_restart)
+        candidates = [c for c in found if self._may_judge(c[1])]
         to_ask = []
         for session_id, station_id, evse_id in candidates:
             async with self._store.session_work() as work:
-                witness = await work.witness(session_id, self._now(), self._asked.get(session_id))
+                witness = await self._witness(work, session_id)
+            if after_restart and witness.asked is not None and witness.now - witness.asked.at < ASK_AGAIN:
+                continue  # This pass comes every few seconds: a station that does not answer is not asked each time.
             if judge_session(witness, self._policy.ghost_grace).remedy is Remedy.ASK:
                 to_ask.append((session_id, station_id, evse_id))
-        if to_ask and not dry_run:
+        if to_ask and not dry_run and self._commands is not None:
             await asyncio.gather(*(self._ask_about(*asked) for asked in to_ask))
         steps = []
         for session_id, station_id, _ in candidates:
@@ -258,44 +327,70 @@ class DatabaseSyncService:
                 log_sync(
                     log, "somebody has this session; the next pass looks again", station=station_id, why=str(error)
                 )
-        self._asked = {i: at for i, at in self._asked.items() if any(i == c[0] for c in candidates)}
+        if not after_restart:
+            known = {c[0] for c in candidates}
+            self._asked = {i: question for i, question in self._asked.items() if i in known}
         return steps
+
+    async def _witness(self, work: SyncWork, session_id: SessionId) -> Witness:
+        witness = await work.witness(session_id, self._now())
+        return replace(witness, asked=self._asked.get(session_id), quiet_since=self._quiet_since())
 
     async def _ask_about(self, session_id: SessionId, station_id: StationId, evse_id: int) -> None:
         """Asks for status and meter; a refusal proves nothing, an answer arrives as an ordinary fact."""
-        await self._ask(station_id, evse_id)
-        self._asked[session_id] = self._now()
+        at = self._now()
+        self._asked[session_id] = Question(at=at, reply=await self._ask(station_id, evse_id))
 
-    async def _ask(self, station_id: StationId, evse_id: int | None) -> None:
-        if self._commands is None:
-            return
+    async def _ask(self, station_id: StationId, evse_id: int | None) -> Reply:
+        """What the station replied to the question for its status; its report arrives as an ordinary fact."""
+        replies = []
         for message in ("StatusNotification", "MeterValues"):
-            outcome = await self._commands.command(
-                station_id, TriggerReport(message=message, evse_id=evse_id), timeout_s=self._policy.answer_s
-            )
-            if outcome.outcome != "answered":
-                return
-        await asyncio.sleep(min(1.0, self._policy.answer_s))
+            replies.append(await self._ask_for(station_id, TriggerReport(message=message, evse_id=evse_id)))
+            if replies[-1] is Reply.UNANSWERED:
+                break
+        if Reply.ACCEPTED in replies:
+            await asyncio.sleep(min(1.0, self._policy.answer_s))
+        return replies[0]
+
+    async def _ask_for(self, station_id: StationId, report: TriggerReport) -> Reply:
+        if self._commands is None:
+            return Reply.UNANSWERED
+        try:
+            outcome = await self._commands.command(station_id, report, timeout_s=self._policy.answer_s)
+        except NotPossibleNow:
+            return Reply.REFUSED  # Its version of OCPP has no such question.
+        if outcome.outcome == "call_error":
+            return Reply.REFUSED
+        if outcome.outcome != "answered":
+            return Reply.UNANSWERED
+        accepted = isinstance(outcome.response, dict) and outcome.response.get("status") == "Accepted"
+        return Reply.ACCEPTED if accepted else Reply.REFUSED
 
     async def _judge_ghost(self, session_id: SessionId, *, dry_run: bool) -> list[Step]:
         async with self._store.session_work() as work:
             session = await work.session(session_id)
             if session is None or not session.is_running:
                 return []
-            asked = self._now() if dry_run else self._asked.get(session_id)
-            witness = await work.witness(session_id, self._now(), asked)
+            witness = await self._witness(work, session_id)
             verdict = judge_session(witness, self._policy.ghost_grace)
+            if verdict.remedy is Remedy.ASK and (dry_run or self._commands is None):
+                follows = CANNOT_ASK if self._commands is None else "the station would be asked first"
+                return [_step("close a ghost", session, f"{verdict.evidence[0].text}; {follows}", done=False)]
             if verdict.remedy is not Remedy.CLOSE:
                 return []
             if not dry_run:
                 await self._close_ghost(work, session, witness, verdict)
+                if ARMED:
+                    await fp("ghost.before_commit")
         if not dry_run:
+            if ARMED:
+                await fp("ghost.committed")
             log_orphan(log, "ghost session closed", station=session.station_id, session=str(session.id))
             self._wake()
         return [_step("close a ghost", session, verdict.evidence[0].text, done=not dry_run)]
 
     async def _close_ghost(self, work: SyncWork, session: ChargingSession, witness: Witness, verdict: Verdict) -> None:
-        ended_at = witness.status_since or self._now()
+        ended_at = free_since(witness) or self._now()
         ended = conclude(session, Happening.GHOST_CLOSED, ended_at, "Ghost")
         ended = msgspec.structs.replace(ended, meter_stop_wh=session.register_wh)
         finding = finding_about(
@@ -303,7 +398,7 @@ class DatabaseSyncService:
             kind=FindingKind.GHOST,
             key=f"ghost:{session.id}:{session.settle_version}",
             summary=(
-                f"Session of transaction {session.transaction_ref} was active and connector {session.evse_id} was "
+                f"The session of {transaction_of(session)} was active and connector {session.evse_id} was "
                 f"free. Closed at its last measured register ({session.register_wh} Wh, {session.energy_wh} Wh used) "
                 "and settled; the station's own end, if it comes, corrects this."
             ),
@@ -320,6 +415,7 @@ class DatabaseSyncService:
             status_since=candidate.status_since,
             status_at=candidate.status_at,
             heard_at=None,
+            quiet_since=self._quiet_since(),
         )
         verdict = judge_free_connector(witness, stray_energy_wh=candidate.energy_wh, grace=self._policy.orphan_grace)
         if verdict.remedy is not Remedy.ADOPT:
@@ -345,7 +441,7 @@ class DatabaseSyncService:
             if not dry_run:
                 await work.save(changes)
                 if not again:
-                    await work.adopt_strays(candidate.station_id, candidate.evse_id, next(iter(changes.sessions)))
+                    await work.adopt_strays(next(iter(changes.sessions.values())))
         if not dry_run:
             log_orphan(log, "orphaned connector", station=candidate.station_id, connector=candidate.evse_id)
             self._wake()
@@ -364,8 +460,8 @@ class DatabaseSyncService:
             kind=FindingKind.ORPHANED,
             key=f"orphaned:{recent.id}:{recent.settle_version}",
             summary=(
-                f"Connector {recent.evse_id} charges although we had closed its session; the session of transaction "
-                f"{recent.transaction_ref} is active again."
+                f"Connector {recent.evse_id} charges although we had closed its session; the session of "
+                f"{transaction_of(recent)} is active again."
             ),
             state=FindingState.REPAIRED,
             evidence=verdict.as_mapping(),
@@ -391,7 +487,7 @@ class DatabaseSyncService:
             started_at=candidate.first_at or candidate.status_since or now,
             meter_start_wh=candidate.first_wh,
             register_wh=candidate.last_wh,
-            register_at=candidate.last_at,
+            register_at=None if candidate.last_at is None else placed_at(candidate.last_at, now),
             energy_wh=Wh(max(0, candidate.energy_wh)),
             heard_at=candidate.last_at or candidate.status_since,
             stop_requested_at=now,
@@ -402,13 +498,17 @@ class DatabaseSyncService:
 
     async def press_stops(self, *, dry_run: bool = False) -> list[Step]:
         """Asks again where a stop was asked for and energy still flows; at last takes the station out of order."""
-        steps = []
+        steps: list[Step] = []
+        if self._now() - self._quiet_since() < self._policy.stop_patience:
+            return steps  # Whoever obeyed while we were away could not tell us.
         async with self._store.session_work() as work:
             # The first ask is no repeat: a station has been asked once more often than the retries say.
             most = self._policy.stop_retries + 1
             due = await work.stopping(self._now() - self._policy.stop_patience, most)
             for session in due:
-                if (await work.witness(session.id, self._now(), None)).connected_since is None:
+                if not self._may_judge(session.station_id):
+                    continue
+                if (await work.witness(session.id, self._now())).connected_since is None:
                     continue  # Nobody can obey what nobody heard; the stop that is queued waits for the station.
                 last = session.stop_attempts >= most
                 what = "take out of order a station that will not stop" if last else "ask again to stop"
@@ -475,12 +575,16 @@ def _will_not_stop(session: ChargingSession) -> Finding:
 def _by_hand_changes(sessions: list[ChargingSession], now: datetime) -> Changes:
     changes = Changes()
     for session in sessions:
+        stop = session.meter_stop_wh
+        stated = None if stop is None else energy_by_register(session, stop)
         ended = msgspec.structs.replace(
             session,
             concluded=True,
             estimated=session.started_at is not None,
             ended_at=session.ended_at or now,
             meter_stop_wh=session.meter_stop_wh if session.meter_stop_wh is not None else session.register_wh,
+            register_wh=session.register_wh if stated is None else stop,
+            energy_wh=session.energy_wh if stated is None else stated,
             power_w=None,
             pending_until=None,
         )
@@ -492,13 +596,28 @@ def _by_hand_changes(sessions: list[ChargingSession], now: datetime) -> Changes:
                 kind=FindingKind.MANUAL_CHANGE,
                 key=f"manual_session:{session.id}:{session.settle_version}",
                 summary=(
-                    f"The session of transaction {session.transaction_ref} was set to {session.state} by hand. It is "
-                    f"settled at its last measured register ({session.energy_wh} Wh used)."
+                    f"The session of {transaction_of(session)} was set to {session.state} by hand. It is settled at "
+                    f"{_register_by_hand(session, stated)} ({ended.energy_wh} Wh used)."
                 ),
                 state=FindingState.REPAIRED,
             )
         )
     return changes
+
+
+def _register_by_hand(session: ChargingSession, stated: Wh | None) -> str:
+    if session.meter_stop_wh is None:
+        return "its last measured register"
+    if stated is None:
+        return f"what was measured, since the meterStop of {session.meter_stop_wh} Wh lies below its start"
+    return f"the meterStop that was set, {session.meter_stop_wh} Wh"
+
+
+def _by_session(changes: Iterable[ManualChange]) -> list[list[ManualChange]]:
+    grouped: dict[SessionId, list[ManualChange]] = {}
+    for change in changes:
+        grouped.setdefault(change.session_id, []).append(change)
+    return list(grouped.values())
 
 
 def _step(what: str, session: ChargingSession, why: str, *, done: bool) -> Step:

@@ -14,6 +14,7 @@ import asyncpg
 import pytest
 import uuid_utils
 
+from voltledger.domain.commands import Command
 from voltledger.domain.events import (
     Answer,
     Booted,
@@ -31,6 +32,7 @@ from voltledger.domain.ledger.holds import topup_entry
 from voltledger.domain.quantities import Minor, Wh
 from voltledger.domain.session.book import Policy
 from voltledger.services.intake import Committed, IdSource, InboundFact, Intake, RecordedEvent
+from voltledger.services.runtime import CallOutcome, Outcome
 from voltledger.services.settling import Settling
 from voltledger.services.sync import DatabaseSyncService, SyncPolicy
 from voltledger.storage.postgres.facts import PostgresFactStore
@@ -40,6 +42,14 @@ from voltledger.storage.postgres.pool import Database
 from voltledger.storage.postgres.settlements import PostgresSettlementStore
 from voltledger.storage.postgres.sync import PostgresSyncStore
 
+SYNC_POLICY = SyncPolicy(
+    ghost_grace=timedelta(minutes=5),
+    orphan_grace=timedelta(minutes=1),
+    reactivate_window=timedelta(minutes=15),
+    stop_retries=3,
+    stop_patience=timedelta(seconds=20),
+    answer_s=0.1,
+)
 POLICY = Policy(local_hold=Minor(50_000), heartbeat_s=300)
 _numbers = itertools.count(1)
 
@@ -58,6 +68,34 @@ def _encode(answer: Answer) -> bytes:
     return json.dumps({"transactionId": answer.transaction_ref}).encode()
 
 
+class Asked:
+    """Stations that are asked for reports: they accept and say again what they said last, unless told otherwise."""
+
+    def __init__(self, sql: Any) -> None:
+        self._sql = sql
+        self.outcome: Outcome = "answered"
+        self.status = "Accepted"
+        self.reports = True
+        self.asked: list[Command] = []
+
+    async def command(
+        self, station_id: str, command: Command, *, session_id: UUID | None = None, timeout_s: float | None = None
+    ) -> CallOutcome:
+        """See `Commands`."""
+        self.asked.append(command)
+        if self.outcome == "answered" and self.reports:
+            await self._sql.execute("UPDATE connector SET received_at = $2 WHERE station_id = $1", station_id, clock())
+        return CallOutcome(outcome=self.outcome, response={"status": self.status}, call_id="")
+
+    async def call(self, station_id: str, action: str, payload: str, *, timeout_s: float | None = None) -> CallOutcome:
+        """See `Commands`."""
+        raise NotImplementedError
+
+    def check(self, station_id: str, action: str, payload: bytes) -> str | None:
+        """See `Commands`."""
+        raise NotImplementedError
+
+
 class Storage:
     """One node's intake, settling and sync on one database; make two for two nodes."""
 
@@ -71,20 +109,18 @@ class Storage:
         self.sync_store = PostgresSyncStore(
             self.database, currency="INR", fee_percent=Decimal(10), policy=POLICY, new_id=new_id
         )
+        self.stations = Asked(sql)
+        self.quiet_since = datetime.min.replace(tzinfo=UTC)
+        self.not_to_judge: set[str] = set()
         self.sync = DatabaseSyncService(
             self.sync_store,
-            None,
-            SyncPolicy(
-                ghost_grace=timedelta(minutes=5),
-                orphan_grace=timedelta(minutes=1),
-                reactivate_window=timedelta(minutes=15),
-                stop_retries=3,
-                stop_patience=timedelta(seconds=20),
-                answer_s=0.1,
-            ),
+            self.stations,
+            SYNC_POLICY,
             now=lambda: datetime.now(UTC),
             new_id=new_id,
             wake=lambda: None,
+            quiet_since=lambda: self.quiet_since,
+            may_judge=lambda station_id: station_id not in self.not_to_judge,
         )
         self.committed: list[Committed] = []
         ids = IdSource(

@@ -7,8 +7,9 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tests.integration.storage.conftest import Storage, end, meter, status
-from voltledger.domain.events import ConnectorStatus
+from tests.integration.storage.conftest import Storage, clock, end, meter, status
+from voltledger.domain.events import ConnectorStatus, EndReason, Instant, TransactionEnded
+from voltledger.domain.identifiers import TransactionRef
 
 # The user's document, "Manual Recovery": the contract, not to be improved.
 MARK_CHARGERS = """
@@ -161,3 +162,188 @@ async def test_wallet_transactions_show_every_movement_with_the_balance_behind_i
         ("REFUND", "380.000", "880.000"),
     ]
     assert len({r["reference"] for r in rows}) == 3
+
+
+# --- registers and energy of a session that has ended ------------------------------------------------------
+
+
+async def settled(storage: Storage, register: int = 8_000) -> str:
+    """A transaction that the station ended at 7.000 kWh: 140.00 charged, 360.00 given back."""
+    ref = await storage.begin()
+    await storage.tell(end(register, ref=ref))
+    await storage.settling.settle_due()
+    return ref
+
+
+async def take_up(storage: Storage) -> list[str]:
+    """The next pass and the settlements that follow from it; what the pass did about figures."""
+    steps = await storage.sync.sync_database({})
+    await storage.settling.settle_due()
+    return [s.what for s in steps if "figures" in s.what]
+
+
+@pytest.mark.parametrize(
+    ("change", "energy", "wallet", "owed"),
+    [
+        ('UPDATE "ChargeSession" SET "meterStop" = 6000', 5_000, 90_000, 0),
+        ('UPDATE "ChargeSession" SET "meterStop" = 9000', 8_000, 86_000, -2_000),
+        ('UPDATE "ChargeSession" SET "meterStart" = 3000', 5_000, 90_000, 0),
+        ("UPDATE charging_session SET energy_wh = 5000", 5_000, 90_000, 0),
+        ('UPDATE "ChargeSession" SET "meterStop" = 1000', 0, 100_000, 0),
+    ],
+)
+async def test_figures_changed_by_hand_after_the_settlement_are_settled_as_a_correction(
+    storage: Storage, app: Any, change: str, energy: int, wallet: int, owed: int
+) -> None:
+    ref = await settled(storage)
+    assert await app.execute(change) == "UPDATE 1"
+    assert await take_up(storage) == ["take up figures that were changed by hand"]
+    row = await storage.session(ref)
+    assert (row["energy_wh"], row["settle_version"], row["status"]) == (energy, 2, "COMPLETED")
+    balances = await storage.balances()
+    assert (balances.get("wallet:anna:INR", 0), balances.get("receivable:anna:INR", 0)) == (wallet, owed)
+    assert await storage.findings() == ["manual_change"]
+    before = await storage.balances()
+    assert await take_up(storage) == []
+    assert await storage.balances() == before
+    assert (await storage.session(ref))["settle_version"] == 2
+
+
+async def test_a_change_by_hand_says_who_made_it_and_what_changed(storage: Storage, database_dsn: str) -> None:
+    await settled(storage)
+    person = await asyncpg.connect(database_dsn, server_settings={"application_name": "psql"})
+    await person.execute('UPDATE "ChargeSession" SET "meterStop" = 6000')
+    login = await person.fetchval("SELECT session_user")
+    await person.close()
+    await take_up(storage)
+    finding = await storage.sql.fetchrow("SELECT * FROM finding")
+    assert finding["summary"].startswith(f"{login} with psql")
+    assert "meterStop from 8000 to 6000 (Wh)" in finding["summary"]
+    assert "5000 Wh are settled now" in finding["summary"]
+
+
+async def test_two_changes_before_the_pass_count_once_from_the_first_to_the_last(storage: Storage, app: Any) -> None:
+    ref = await settled(storage)
+    await app.execute('UPDATE "ChargeSession" SET "meterStop" = 6000')
+    await app.execute('UPDATE "ChargeSession" SET "meterStop" = 6500')
+    await take_up(storage)
+    assert (await storage.session(ref))["energy_wh"] == 5_500
+    assert await storage.findings() == ["manual_change"]
+
+
+async def test_a_change_and_another_after_its_pass_are_each_a_correction(storage: Storage, app: Any) -> None:
+    ref = await settled(storage)
+    for register in (6_000, 9_000):
+        await app.execute(f'UPDATE "ChargeSession" SET "meterStop" = {register}')
+        await take_up(storage)
+    row = await storage.session(ref)
+    assert (row["energy_wh"], row["settle_version"]) == (8_000, 3)
+    assert await storage.findings() == ["manual_change"] * 2
+
+
+async def test_money_that_waits_for_want_of_a_register_is_settled_when_a_person_sets_it(
+    storage: Storage, app: Any
+) -> None:
+    ref = await storage.begin()
+    await storage.tell(
+        TransactionEnded(
+            transaction_ref=TransactionRef(ref), at=Instant(at=clock()), register_wh=None, reason=EndReason.LOCAL
+        )
+    )
+    await storage.settling.settle_due()
+    assert (await storage.balances())["held:anna:INR"] == 50_000, "nothing is known, so nothing goes back"
+    assert await take_up(storage) == []
+    await app.execute('UPDATE "ChargeSession" SET "meterStop" = 7000')
+    await take_up(storage)
+    row = await storage.session(ref)
+    assert (row["energy_wh"], row["settle_version"], row["suspect"]) == (6_000, 1, False)
+    assert (await storage.balances())["wallet:anna:INR"] == 88_000
+    assert await storage.sql.fetchval("SELECT state FROM finding WHERE kind = 'unknown_energy'") == "repaired"
+
+
+async def test_closing_readings_let_go_the_money_of_an_end_without_a_register(storage: Storage) -> None:
+    ref = await storage.begin()
+    await storage.tell(
+        TransactionEnded(
+            transaction_ref=TransactionRef(ref), at=Instant(at=clock()), register_wh=None, reason=EndReason.LOCAL
+        )
+    )
+    await storage.settling.settle_due()
+    await storage.tell(meter(7_000, ref=ref, minutes=0))
+    await take_up(storage)
+    row = await storage.session(ref)
+    assert (row["energy_wh"], row["settle_version"], row["estimated"]) == (6_000, 1, True)
+    assert await storage.sql.fetchval("SELECT count(*) FROM manual_change") == 0
+
+
+async def test_a_session_completed_by_hand_with_a_register_is_billed_up_to_it(
+    storage: Storage, app: Any, ghost: str
+) -> None:
+    await app.execute('UPDATE "ChargeSession" SET status = \'COMPLETED\', "endTime" = now(), "meterStop" = 9000')
+    await take_up(storage)
+    row = await storage.session(ghost)
+    assert (row["energy_wh"], row["refunded_minor"]) == (8_000, 34_000)
+
+
+async def test_a_register_set_in_a_second_statement_before_the_pass_counts_once(
+    storage: Storage, app: Any, ghost: str
+) -> None:
+    await app.execute(COMPLETE_GHOSTS)
+    await app.execute('UPDATE "ChargeSession" SET "meterStop" = 9000')
+    await take_up(storage)
+    row = await storage.session(ghost)
+    assert (row["energy_wh"], row["refunded_minor"], row["settle_version"]) == (8_000, 34_000, 1)
+    assert (await storage.balances())["wallet:anna:INR"] == 84_000
+
+
+async def test_a_register_below_the_start_is_settled_not_at_all_and_a_person_is_told(
+    storage: Storage, app: Any
+) -> None:
+    ref = await settled(storage)
+    await app.execute('UPDATE "ChargeSession" SET "meterStop" = 12')
+    await take_up(storage)
+    assert (await storage.session(ref))["settle_version"] == 1
+    row = await storage.sql.fetchrow("SELECT state, summary FROM finding")
+    assert row["state"] == "open"
+    assert "not below meterStart" in row["summary"]
+
+
+async def test_the_stations_own_end_after_a_change_by_hand_stands(storage: Storage, app: Any, ghost: str) -> None:
+    await app.execute(COMPLETE_GHOSTS)
+    await app.execute('UPDATE "ChargeSession" SET "meterStop" = 9000')
+    await storage.tell(end(8_000, ref=ghost))
+    await take_up(storage)
+    row = await storage.session(ghost)
+    assert (row["energy_wh"], row["meter_stop_wh"], row["settle_version"]) == (7_000, 8_000, 1)
+
+
+async def test_what_the_server_changes_itself_is_no_change_by_hand(storage: Storage, app: Any, ghost: str) -> None:
+    await app.execute(COMPLETE_GHOSTS)
+    await take_up(storage)
+    await storage.tell(end(8_000, ref=ghost))
+    await take_up(storage)
+    assert (await storage.session(ghost))["settle_version"] == 2
+    assert await storage.sql.fetchval("SELECT count(*) FROM manual_change") == 0
+
+
+async def test_somebody_with_rights_on_the_view_alone_can_change_it(storage: Storage, database_dsn: str) -> None:
+    ref = await settled(storage)
+    await storage.sql.execute("CREATE ROLE clerk_of_tests NOLOGIN")
+    try:
+        await storage.sql.execute('GRANT SELECT, UPDATE ON "ChargeSession" TO clerk_of_tests')
+        clerk = await asyncpg.connect(database_dsn, server_settings={"role": "clerk_of_tests"})
+        await clerk.execute('UPDATE "ChargeSession" SET "meterStop" = 6000')
+        await clerk.close()
+        await take_up(storage)
+        assert (await storage.session(ref))["settle_version"] == 2
+    finally:
+        await storage.sql.execute("DROP OWNED BY clerk_of_tests; DROP ROLE clerk_of_tests")
+
+
+async def test_a_dry_run_says_what_it_would_take_up(storage: Storage, app: Any) -> None:
+    ref = await settled(storage)
+    await app.execute('UPDATE "ChargeSession" SET "meterStop" = 6000')
+    steps = await storage.sync.sync_database({}, dry_run=True)
+    assert [s.done for s in steps if "figures" in s.what] == [False]
+    assert (await storage.session(ref))["energy_wh"] == 7_000
+    assert await storage.sql.fetchval("SELECT taken_at FROM manual_change") is None

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from tests.integration.storage.conftest import Storage, end, new_id, start
+from tests.integration.storage.conftest import Storage, clock, end, meter, new_id, start, status
 from voltledger.domain.errors import InsufficientFunds, NotPossibleNow, SameKeyOtherInput
+from voltledger.domain.events import ConnectorStatus
+from voltledger.domain.identifiers import StationId, UserId
+from voltledger.domain.ledger.holds import topup_entry
+from voltledger.domain.quantities import Minor
 from voltledger.services.prepaid import PrepaidService
 from voltledger.services.runtime import ConnectionInfo
+from voltledger.storage.postgres.ledger import post_entries
 
 
 class Everyone:
@@ -22,18 +28,25 @@ class Everyone:
         """See `Presence`."""
         return {name: ConnectionInfo(version="ocpp1.6", since=datetime.now(UTC)) for name in ("CP-1", "CP-2")}
 
+    async def close_station(self, station_id: StationId, reason: str) -> None:
+        """See `Presence`."""
 
-def prepaid(storage: Storage, *, pending_for: timedelta = timedelta(minutes=2)) -> PrepaidService:
+
+def prepaid(
+    storage: Storage, *, pending_for: timedelta = timedelta(minutes=2), now: Callable[[], datetime] = clock
+) -> PrepaidService:
     """A prepaid service of one node."""
     return PrepaidService(
         storage.sync_store,
         None,  # type: ignore[arg-type]
         Everyone(),
-        now=lambda: datetime.now(UTC),
+        now=now,
         new_id=new_id,
         new_token=lambda: "VL" + new_id().hex[-14:].upper(),
         pending_for=pending_for,
         wake=lambda: None,
+        quiet_since=lambda: storage.quiet_since,
+        may_judge=lambda station_id: station_id not in storage.not_to_judge,
     )
 
 
@@ -170,3 +183,53 @@ async def test_a_start_that_was_cancelled_is_not_sent_any_more(storage: Storage)
     service = prepaid(storage)
     await service.stop(await ask(service))
     assert await storage.sql.fetchval("SELECT state FROM command") == "expired"
+
+
+async def test_the_keys_of_two_users_never_mean_the_same_start(storage: Storage) -> None:
+    await storage.sql.execute("INSERT INTO driver (id, name, currency) VALUES ('anna:b', 'Other', 'INR')")
+    entry = topup_entry(key="other", user=UserId("anna:b"), currency="INR", amount=Minor(100_000))
+    assert entry is not None
+    async with storage.database.unit_of_work() as connection:
+        await post_entries(connection, [entry])
+    service = prepaid(storage)
+    first = await ask(service, "anna:b", key="c")
+    second = await ask(service, "anna", connector=2, key="b:c")
+    assert first != second
+    with pytest.raises(NotPossibleNow):
+        await ask(service, "anna", key="b:c2")
+
+
+async def test_a_session_of_another_user_is_never_the_answer_to_a_key(storage: Storage) -> None:
+    service = prepaid(storage)
+    session_id = await ask(service, key="k")
+    await storage.sql.execute("UPDATE charging_session SET driver_id = 'ben'")
+    with pytest.raises(SameKeyOtherInput):
+        await ask(service, key="k")
+    assert await storage.sql.fetchval("SELECT id FROM charging_session") == session_id
+
+
+async def test_a_start_does_not_expire_because_we_were_away(storage: Storage) -> None:
+    later = prepaid(storage, now=lambda: clock(3))
+    await ask(prepaid(storage))
+    storage.quiet_since = clock(1.5)
+    assert await later.expire_pending() == 0, "back for a minute and a half, and a start has two"
+    storage.quiet_since = clock(0.5)
+    storage.not_to_judge = {"CP-1"}
+    assert await later.expire_pending() == 0, "its start may wait in a journal"
+    storage.not_to_judge = set()
+    assert await later.expire_pending() == 1
+
+
+async def test_who_is_refused_reads_what_has_the_connector_and_when_that_is_looked_at(storage: Storage) -> None:
+    service = prepaid(storage)
+    await storage.live.claim(StationId("CP-1"), "a", clock(-50))
+    ref = await storage.begin()
+    with pytest.raises(NotPossibleNow, match=r"in use: a session has been running on it since \d\d:\d\d:\d\d UTC"):
+        await ask(service, "ben")
+    await storage.tell(meter(7_000, ref=ref, minutes=-20))
+    await storage.tell(status(ConnectorStatus.AVAILABLE))
+    with pytest.raises(NotPossibleNow, match=r"said Available since .* looked at every 2 minutes"):
+        await ask(service, "ben")
+    await ask(service, "ben", connector=2)
+    with pytest.raises(NotPossibleNow, match=r"connector 2 of CP-1 is in use: .* a paid start waits .*, until"):
+        await ask(service, connector=2)

@@ -20,14 +20,15 @@ from tests.unit.domain.make import (
     time,
     token_record,
 )
-from voltledger.domain.events import AuthorizationStatus, EndReason, FactUnreadable
+from voltledger.domain.events import AuthorizationStatus, EndReason, FactUnreadable, Reading
 from voltledger.domain.identifiers import TokenValue, TransactionRef
 from voltledger.domain.quantities import Minor, Wh
-from voltledger.domain.reconciliation.findings import FindingKind
+from voltledger.domain.reconciliation.findings import FindingKind, FindingState
 from voltledger.domain.session.conclude import ask_to_stop, conclude
 from voltledger.domain.session.decide import decide
 from voltledger.domain.session.decision import FactState
 from voltledger.domain.session.ends import EARLY_REASONS
+from voltledger.domain.session.finding import transaction_of
 from voltledger.domain.session.session import ChargingSession
 from voltledger.domain.session.states import Happening, State
 
@@ -155,6 +156,27 @@ def test_an_end_without_a_transaction_is_not_matched_with(what: str, sessions: l
     assert list(b.sessions.values()) == sessions
 
 
+def test_an_end_that_was_only_matched_is_corrected_by_the_transactions_own() -> None:
+    """The station meant another transaction, whose start never reached us: the guess must not stand for money."""
+    b = book(running())
+    guessed = decide(b, end(30, 2_294, ref=None), now(31))
+    (matched,) = guessed.sessions
+    assert [f.kind for f in guessed.findings] == [FindingKind.UNMATCHED_STOP]
+    assert (matched.state, matched.energy_wh, matched.concluded) == (State.COMPLETED, 1_294, True)
+    own = decide(b, end(60, 15_623), now(61))
+    (corrected,) = own.sessions
+    assert (corrected.energy_wh, corrected.concluded, own.fact_state) == (14_623, False, FactState.APPLIED)
+    assert own.settle == (corrected,)
+
+
+def test_a_matched_end_said_again_changes_nothing() -> None:
+    other = running(evse_id=2, transaction_ref=TransactionRef("4712"), id_confirmed=True)
+    b = book(running(), other)
+    (matched,) = decide(b, end(30, 2_294, ref=None), now(31)).sessions
+    again = decide(b, end(30, 2_294, ref=None), now(32))
+    assert (again.session_id, again.sessions, again.settle, again.findings) == (matched.id, (), (), ())
+
+
 def test_an_end_without_a_transaction_picks_by_connector_where_it_names_one() -> None:
     second = running(evse_id=2, transaction_ref=TransactionRef("4712"))
     decision = decide(book(running(), second), end(ref=None, evse_id=2), now(61))
@@ -183,7 +205,7 @@ def test_an_end_that_comes_once_more_without_its_transaction_is_a_replay() -> No
         ("at the start: the final wins", 1_000, 0, [FindingKind.REGISTER_FELL], False),
         ("below the start: what was measured stands", 12, 5_000, [FindingKind.REGISTER_FELL], False),
         ("-1 for unknown", -1, 5_000, [FindingKind.REGISTER_FELL], False),
-        ("missing", None, 5_000, [], False),
+        ("missing", None, 5_000, [FindingKind.UNKNOWN_ENERGY], False),
         ("beyond physics", 900_000, 5_000, [FindingKind.IMPLAUSIBLE_ENERGY], True),
     ],
 )
@@ -218,7 +240,88 @@ def test_readings_in_an_end_are_counted_before_its_final_register() -> None:
 def test_an_end_of_a_session_that_never_had_a_register_counts_nothing() -> None:
     session = running(meter_start_wh=None, register_wh=None, register_at=None)
     decision = decide(book(session), end(60, 13_000), now(61))
-    assert (decision.sessions[0].energy_wh, decision.sessions[0].meter_stop_wh) == (0, 13_000)
+    (ended,) = decision.sessions
+    assert (ended.energy_wh, ended.meter_stop_wh) == (0, 13_000)
+    assert ended.suspect, "what was used is not known: its money must not go back as if it were nothing"
+    assert [f.kind for f in decision.findings] == [FindingKind.UNKNOWN_ENERGY]
+
+
+def test_an_end_without_a_register_is_settled_at_what_was_measured_as_an_estimate_with_an_open_finding() -> None:
+    session = running(register_wh=Wh(6_000), energy_wh=Wh(5_000), register_at=time(30))
+    decision = decide(book(session), end(60, None), now(61))
+    (ended,) = decision.sessions
+    assert (ended.state, ended.energy_wh, ended.meter_stop_wh) == (State.COMPLETED, 5_000, None)
+    assert (ended.estimated, ended.suspect) == (True, False)
+    assert decision.settle == (ended,)
+    assert [(f.kind, f.state) for f in decision.findings] == [(FindingKind.UNKNOWN_ENERGY, FindingState.OPEN)]
+    assert "meterStop" in decision.findings[0].summary
+
+
+@pytest.mark.parametrize(
+    ("what", "final", "readings", "suspect"),
+    [
+        ("no register, nothing measured", None, (), True),
+        ("no register, only the register of the start again", None, (reading(0, 1_000),), True),
+        ("no register, a register in between", None, (reading(30, 4_000),), False),
+        ("no register, and the car took nothing for half an hour", None, (reading(30, 1_000),), False),
+        ("a placeholder, nothing measured", 0, (), True),
+        ("-1 for unknown, nothing measured", -1, (), True),
+        ("a placeholder, a register in between", 0, (reading(30, 4_000),), False),
+    ],
+)
+def test_money_waits_where_nothing_says_what_was_used(
+    what: str, final: int | None, readings: tuple[Reading, ...], suspect: bool
+) -> None:
+    decision = decide(book(running()), end(60, final, readings=readings), now(61))
+    (ended,) = decision.sessions
+    assert ended.suspect is suspect, what
+    assert decision.settle == (ended,), "a job exists that a person, or a later fact, lets go"
+    assert (FindingKind.UNKNOWN_ENERGY in [f.kind for f in decision.findings]) is (suspect or final is None)
+
+
+def test_a_second_end_that_brings_the_register_completes_the_first() -> None:
+    b = book(running())
+    decide(b, end(60, None), now(61))
+    decision = decide(b, end(60, 13_345), now(62))
+    (ended,) = decision.sessions
+    assert (ended.energy_wh, ended.meter_stop_wh, ended.estimated, ended.suspect) == (12_345, 13_345, False, False)
+    assert ended.ended_at == time(60)
+    assert decision.settle == (ended,)
+    assert [f.kind for f in decision.findings] == [FindingKind.CORRECTED]
+    assert decide(b, end(60, 20_000), now(63)).fact_state is FactState.CONFLICT, "the first register stands"
+
+
+def test_closing_readings_after_an_end_without_a_register_are_what_there_is_to_bill() -> None:
+    b = book(running())
+    decide(b, end(60, None), now(61))
+    decision = decide(b, meter(reading(61, 13_345)), now(62))
+    (ended,) = decision.sessions
+    assert (ended.state, ended.energy_wh, ended.estimated, ended.suspect) == (State.COMPLETED, 12_345, True, False)
+    assert decision.settle == (ended,)
+    assert [f.kind for f in decision.findings] == [FindingKind.CORRECTED], (
+        "without one it is saved as a running session"
+    )
+    again = decide(b, meter(reading(61, 13_345)), now(63))
+    assert (again.sessions, again.settle) == ((), ())
+
+
+def test_a_true_end_without_a_register_says_that_a_ghosts_energy_is_still_an_estimate() -> None:
+    decision = decide(book(ghost()), end(50, None), now(55))
+    assert (decision.sessions[0].energy_wh, decision.sessions[0].estimated) == (5_000, True)
+    assert FindingKind.UNKNOWN_ENERGY in [f.kind for f in decision.findings]
+
+
+def test_a_sentence_about_a_transaction_without_a_name_says_so() -> None:
+    closed = msgspec.structs.replace(ghost(), transaction_ref=None)
+    assert transaction_of(closed, begins=True) == "A transaction that the station did not name"
+    assert transaction_of(ghost()) == "transaction 4711"
+
+
+def test_a_stop_is_asked_again_after_a_session_was_closed_and_went_on() -> None:
+    first = running(stop_requested_at=time(10), stop_attempts=1)
+    again = msgspec.structs.replace(first, stop_requested_at=time(50))
+    assert ask_to_stop(first, "paid amount used up").key != ask_to_stop(again, "paid amount used up").key
+    assert ask_to_stop(first, "x") == ask_to_stop(first, "x"), "one request is one effect"
 
 
 def test_an_end_older_than_the_last_reading_still_decides_the_energy() -> None:

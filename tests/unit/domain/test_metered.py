@@ -290,6 +290,59 @@ def test_a_session_reopened_twice_before_it_is_settled_again_is_paid_once() -> N
     assert again.sessions[0].available_minor == 50_000
 
 
+def test_each_time_a_session_goes_on_with_a_short_wallet_has_a_key_of_its_own() -> None:
+    # The same key twice is refused by the books, and the fact behind it would be poison.
+    b = book(ghost(), spendable=1_000)
+    first = decide(b, meter(reading(50, 6_500)), now(50))
+    (session,) = b.sessions.values()
+    b.put(conclude(session, Happening.GHOST_CLOSED, time(60), "Ghost"))
+    b.spendable[ANNA] = Minor(2_000)
+    second = decide(b, meter(reading(70, 7_000)), now(70))
+    assert [[line.amount for line in e.postings] for d in (first, second) for e in d.entries] == [
+        [1_000] * 2,
+        [2_000] * 2,
+    ]
+    assert len({(e.kind, e.source_id, e.version) for d in (first, second) for e in d.entries}) == 2
+    assert second.sessions[0].available_minor == 13_000
+
+
+@pytest.mark.parametrize("ahead_min", [6, 60, 24 * 60])
+def test_a_reading_from_the_future_does_not_freeze_the_energy(ahead_min: int) -> None:
+    b = book(running())
+    decide(b, meter(reading(10 + ahead_min, 2_000)), now(10))
+    decide(b, meter(reading(16, 3_000)), now(16))
+    (session,) = b.sessions.values()
+    assert (session.energy_wh, session.register_at) == (2_000, time(16))
+
+
+def test_a_start_from_the_future_does_not_freeze_the_energy() -> None:
+    b = book()
+    ref = str(decide(b, start(24 * 60, 1_000), now(0)).answer.transaction_ref)
+    decide(b, meter(reading(6, 3_000), ref=ref), now(6))
+    assert next(iter(b.sessions.values())).energy_wh == 2_000
+
+
+def test_a_session_whose_register_lies_in_the_future_already_counts_again() -> None:
+    b = book(running(register_at=time(24 * 60)))
+    assert decide(b, meter(reading(10, 3_000)), now(10)).sessions[0].energy_wh == 2_000
+
+
+def test_an_older_register_of_a_clock_that_is_hours_ahead_is_not_counted_twice() -> None:
+    b = book(running())
+    decide(b, meter(reading(130, 3_000)), now(10))
+    late = decide(b, meter(reading(129, 2_500)), now(11))
+    assert late.findings == ()
+    decide(b, meter(reading(132, 3_500)), now(12))
+    assert next(iter(b.sessions.values())).energy_wh == 2_500
+
+
+def test_a_clock_a_little_ahead_keeps_the_order_of_its_readings() -> None:
+    b = book(running())
+    decide(b, meter(reading(14, 3_000)), now(10))
+    assert decide(b, meter(reading(13, 2_500)), now(10)).sessions[0].energy_wh == 2_000
+    assert decide(b, meter(reading(15, 3_100)), now(11)).sessions[0].energy_wh == 2_100
+
+
 def test_a_closed_session_does_not_go_on_beside_the_one_that_has_its_connector() -> None:
     successor = running(transaction_ref=TransactionRef("999"), id=session_id())
     b = book(ghost(), successor)

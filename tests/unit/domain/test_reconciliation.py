@@ -8,18 +8,28 @@ import pytest
 
 from tests.unit.domain.make import orphan, pending, running, time
 from voltledger.domain.events import ConnectorStatus
-from voltledger.domain.reconciliation.evidence import Proof, Witness, evidence_of, steady_for
+from voltledger.domain.quantities import duration_text
+from voltledger.domain.reconciliation.evidence import Proof, Question, Reply, Witness, evidence_of, steady_for
 from voltledger.domain.reconciliation.verdict import (
     Remedy,
     judge_free_connector,
     judge_session,
     may_reactivate,
 )
+from voltledger.domain.session.blocking import why_blocked
 from voltledger.domain.session.session import ChargingSession
 from voltledger.domain.session.states import State
 
 C = ConnectorStatus
 GRACE = timedelta(minutes=5)
+ASKED = Question(at=time(59), reply=Reply.ACCEPTED)
+UNANSWERED = Question(at=time(59), reply=Reply.UNANSWERED)
+RESTARTED: dict[str, object] = {
+    "booted_at": time(56),
+    "status_since": time(56),
+    "status_at": time(56.2),
+    "asked": Question(at=time(56.1), reply=Reply.ACCEPTED),
+}
 
 
 def witness(**changes: object) -> Witness:
@@ -31,7 +41,7 @@ def witness(**changes: object) -> Witness:
         "status_since": time(50),
         "status_at": time(59),
         "heard_at": time(49),
-        "asked_at": time(59),
+        "asked": ASKED,
     }
     return Witness(**{**members, **changes})  # type: ignore[arg-type]
 
@@ -69,8 +79,41 @@ def test_evidence(what: str, changes: dict[str, object], proof: Proof) -> None:
     ("what", "changes", "remedy"),
     [
         ("proven, steady and asked", {}, Remedy.CLOSE),
-        ("not asked yet", {"asked_at": None}, Remedy.ASK),
-        ("asked before the status came", {"asked_at": time(49)}, Remedy.ASK),
+        ("not asked yet", {"asked": None}, Remedy.ASK),
+        ("asked before the status came", {"asked": Question(at=time(49), reply=Reply.ACCEPTED)}, Remedy.ASK),
+        ("asked, and it reported before that only", {"status_at": time(58.9)}, Remedy.CLOSE),
+        ("asked just now, its report is on the way", {"status_at": time(58.9), "now": time(59.5)}, Remedy.WAIT),
+        ("it cannot be asked", {"asked": Question(at=time(59), reply=Reply.REFUSED)}, Remedy.CLOSE),
+        ("the question was never put", {"asked": UNANSWERED}, Remedy.ASK),
+        ("the question was never put, for 49 minutes", {"asked": UNANSWERED, "now": time(99)}, Remedy.ASK),
+        ("the question is never answered, ten graces long", {"asked": UNANSWERED, "now": time(100)}, Remedy.CLOSE),
+        ("we came back less than the grace time ago", {"quiet_since": time(56)}, Remedy.WAIT),
+        ("we came back the grace time ago", {"quiet_since": time(55)}, Remedy.CLOSE),
+        (
+            "never answered, and we came back a while ago",
+            {"asked": UNANSWERED, "now": time(100), "quiet_since": time(60)},
+            Remedy.ASK,
+        ),
+        ("restarted since, free for 20 s", {**RESTARTED, "now": time(56 + 1 / 3)}, Remedy.CLOSE),
+        ("restarted since, free for 19 s", {**RESTARTED, "now": time(56.3)}, Remedy.WAIT),
+        ("restarted since, not asked yet", {**RESTARTED, "now": time(56.4), "asked": None}, Remedy.ASK),
+        (
+            "restarted since, cannot be asked",
+            {**RESTARTED, "now": time(56.4), "asked": Question(at=time(56.1), reply=Reply.REFUSED)},
+            Remedy.WAIT,
+        ),
+        (
+            "restarted since, and said nothing of the connector",
+            {**RESTARTED, "now": time(56.4), "status_at": time(55.9)},
+            Remedy.WAIT,
+        ),
+        ("restarted before the last reading", {**RESTARTED, "now": time(56.4), "heard_at": time(56.1)}, Remedy.WAIT),
+        (
+            "Available before and after a restart",
+            {**RESTARTED, "now": time(56.4), "status_since": time(1)},
+            Remedy.CLOSE,
+        ),
+        ("restarted and charging", {**RESTARTED, "now": time(60), "status": C.CHARGING}, Remedy.NONE),
         ("Available for less than the grace time", {"status_since": time(56)}, Remedy.WAIT),
         ("Available for exactly the grace time", {"status_since": time(55)}, Remedy.CLOSE),
         ("connected for less than the grace time", {"connected_since": time(56)}, Remedy.WAIT),
@@ -104,6 +147,8 @@ def test_a_session_that_we_believe_runs(what: str, changes: dict[str, object], r
         ("its meter rises although it says Available", {}, 250, Remedy.ADOPT),
         ("its meter rose and it is offline", {"connected_since": None}, 250, Remedy.NONE),
         ("its meter fell", {}, -250, Remedy.NONE),
+        ("its meter rises, and we have just come back", {"quiet_since": time(56)}, 250, Remedy.WAIT),
+        ("charging, and we have just come back", {"status": C.CHARGING, "quiet_since": time(56)}, 0, Remedy.WAIT),
     ],
 )
 def test_a_connector_on_which_we_believe_nothing_runs(
@@ -117,6 +162,43 @@ def test_nothing_is_steady_that_is_not_connected_or_has_no_status() -> None:
     assert steady_for(witness(), GRACE)
     assert not steady_for(witness(connected_since=None), GRACE)
     assert not steady_for(witness(status_since=None), GRACE)
+
+
+@pytest.mark.parametrize(
+    ("reply", "says"),
+    [
+        (Reply.ACCEPTED, "said Available again"),
+        (Reply.REFUSED, "cannot be asked"),
+        (Reply.UNANSWERED, "did not answer"),
+    ],
+)
+def test_a_verdict_says_what_became_of_the_question(reply: Reply, says: str) -> None:
+    verdict = judge_session(
+        witness(asked=Question(at=time(59), reply=reply), now=time(200), status_at=time(199)), GRACE
+    )
+    assert verdict.remedy is Remedy.CLOSE
+    assert says in verdict.evidence[-1].text
+
+
+def test_the_driver_who_is_refused_reads_what_blocks_since_when_and_when_it_is_looked_at() -> None:
+    every = timedelta(minutes=2)
+    free = why_blocked(running(), witness(), looked_at_every=every)
+    assert "in use: a session began at 10:00:00 UTC" in free
+    assert "Available since 10:50:00 UTC" in free
+    assert "every 2 minutes" in free
+    charging = why_blocked(running(), witness(status=C.CHARGING), looked_at_every=every)
+    assert charging.endswith("a session has been running on it since 10:00:00 UTC; try again when it has ended")
+    waiting = why_blocked(pending(), witness(), looked_at_every=every)
+    assert waiting.endswith("a paid start waits for the station, until 10:02:00 UTC; try again after that")
+    assert not any("anna" in text for text in (free, charging, waiting))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 seconds"), (1, "1 second"), (120, "2 minutes"), (5_400, "1 hour 30 minutes"), (31_536_000, "365 days")],
+)
+def test_a_duration_for_people(seconds: int, text: str) -> None:
+    assert duration_text(timedelta(seconds=seconds)) == text
 
 
 def _ended(state: State, *, concluded: bool, **changes: object) -> ChargingSession:

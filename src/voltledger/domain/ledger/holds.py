@@ -6,11 +6,16 @@ from voltledger.domain.ledger.entries import Entry, EntryKind, credit, debit, ma
 from voltledger.domain.quantities import Minor
 
 
-def hold_entry(*, session_id: SessionId, user: UserId, currency: str, amount: Minor, version: int) -> Entry | None:
-    """Moves `amount` from what the user can spend to what is set aside for the session."""
+def hold_entry(
+    *, session_id: SessionId, user: UserId, currency: str, amount: Minor, version: int, again: str = ""
+) -> Entry | None:
+    """Moves `amount` from what the user can spend to what is set aside for the session.
+
+    `again` tells the holds of a session that went on apart: between two settlements there may be several.
+    """
     return make_entry(
         kind=EntryKind.HOLD,
-        source_id=str(session_id),
+        source_id=f"{session_id}:{again}" if again else str(session_id),
         version=version,
         reason="set aside for a charging session",
         lines=(debit(wallet(user, currency), amount), credit(held(user, currency), amount)),

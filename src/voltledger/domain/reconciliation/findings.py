@@ -20,6 +20,7 @@ class FindingKind(StrEnum):
     REACTIVATED = "reactivated"  # a session that we had closed went on
     REGISTER_FELL = "register_fell"  # a meter register went backwards
     IMPLAUSIBLE_ENERGY = "implausible_energy"  # a register step beyond physics
+    UNKNOWN_ENERGY = "unknown_energy"  # an end without a usable register: estimated, or money held
     UNREADABLE = "unreadable"  # a fact kept raw because it could not be read
     POISON = "poison"  # a fact that made our own code fail; kept raw
     UNKNOWN_TOKEN = "unknown_token"  # energy flows for a token that nobody registered

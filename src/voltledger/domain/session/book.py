@@ -37,7 +37,7 @@ class StationBook:
 
     Not shared and not kept: built from the store for one unit of work, changed by the decisions in
     arrival order, thrown away. `terms` are there whenever a fact may open a session. `spendable` maps a user to
-    what their wallet can still set aside.
+    what their wallet can still set aside. `aliases` are ids that transactions had before.
     """
 
     station_id: StationId
@@ -48,6 +48,7 @@ class StationBook:
     spendable: dict[str, Minor] = field(default_factory=dict)
     connectors: dict[tuple[int, int], ConnectorRecord] = field(default_factory=dict)
     out_of_order: bool = False
+    aliases: dict[TransactionRef, SessionId] = field(default_factory=dict)
 
     def put(self, session: ChargingSession) -> None:
         """Records a decision, so that the next fact of the batch sees it."""
@@ -57,7 +58,10 @@ class StationBook:
         """The session with this OCPP transaction, of this station only."""
         if ref is None:
             return None
-        return next((s for s in self.sessions.values() if s.transaction_ref == ref), None)
+        found = next((s for s in self.sessions.values() if s.transaction_ref == ref), None)
+        if found is None and ref in self.aliases:
+            return self.sessions.get(self.aliases[ref])
+        return found
 
     def by_start_key(self, key: bytes | None) -> ChargingSession | None:
         """The session that this very start opened before."""

@@ -43,11 +43,12 @@ def reopen(session: ChargingSession, state: State) -> ChargingSession:
 
 
 def ask_to_stop(session: ChargingSession, why: str) -> Ask:
-    """The command that ends a session; one effect for each attempt."""
+    """The command that ends a session; one effect for each request, also when the session was closed in between."""
     if session.transaction_ref is None:
         raise ValueError(f"session {session.id} has no transaction to stop")
+    asked = "" if session.stop_requested_at is None else session.stop_requested_at.isoformat()
     return Ask(
-        key=f"stop:{session.id}:{session.settle_version}:{session.stop_attempts}:{why}",
+        key=f"stop:{session.id}:{session.settle_version}:{session.stop_attempts}:{asked}:{why}",
         command=StopCharging(transaction_ref=session.transaction_ref),
         session_id=session.id,
     )

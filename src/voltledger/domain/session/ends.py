@@ -15,11 +15,11 @@ from voltledger.domain.events import (
     TransactionEnded,
 )
 from voltledger.domain.quantities import Wh
-from voltledger.domain.reconciliation.findings import Finding, FindingKind
+from voltledger.domain.reconciliation.findings import Finding, FindingKind, FindingState
 from voltledger.domain.session.book import StationBook
 from voltledger.domain.session.decision import Circumstances, Decision, FactState
-from voltledger.domain.session.finding import finding_about
-from voltledger.domain.session.metered import odd_step, take_readings
+from voltledger.domain.session.finding import finding_about, transaction_of
+from voltledger.domain.session.metered import lacks_final_register, odd_step, take_readings, was_measured
 from voltledger.domain.session.session import ChargingSession
 from voltledger.domain.session.states import Happening, Refused, State, apply
 from voltledger.domain.session.tokens import authorize
@@ -49,16 +49,39 @@ def decide_ended(book: StationBook, event: TransactionEnded, now: Circumstances)
     Source: OCPP 1.6 §4.10: the end cannot be prevented, so it is always confirmed.
     """
     session = book.by_ref(event.transaction_ref)
-    if session is None and event.transaction_ref is None:
+    is_matched = session is None and event.transaction_ref is None
+    if is_matched:
         session = match_nameless_end(book, event)
     answer = Answer(at=now.received_at, authorization=_end_authorization(book, event, now.received_at))
     if session is None:
         return _unmatched(book, event, now, answer)
+    if is_matched and _is_same_end(session, event):
+        return Decision(answer=answer, session_id=session.id)
     happening = Happening.ENDED_EARLY if event.reason in EARLY_REASONS else Happening.ENDED_NORMALLY
     state = apply(session.state, happening, concluded=session.concluded)
     if isinstance(state, Refused):
+        if lacks_final_register(session) and event.register_wh is not None:
+            return _register_after_end(session, event, now, answer)
         return _ended_twice(session, event, answer)
-    return _end(session, event, state, now, answer)
+    decision = _end(session, event, state, now, answer)
+    return _as_matched(decision, event) if is_matched else decision
+
+
+def _as_matched(decision: Decision, event: TransactionEnded) -> Decision:
+    """An end that we attributed: our conclusion, which the transaction's own end may still correct."""
+    (ended,) = decision.sessions
+    matched = msgspec.structs.replace(ended, concluded=True)
+    finding = finding_about(
+        matched,
+        kind=FindingKind.UNMATCHED_STOP,
+        key=f"matched_stop:{matched.id}:{event.at.at.isoformat()}:{event.register_wh}",
+        summary=(
+            f"An end that named no transaction was taken for that of {transaction_of(matched)}: the only one of this "
+            "station whose id was never used, with a fitting time, register and token. Its own end, if it comes, "
+            "corrects this."
+        ),
+    )
+    return replace(decision, sessions=(matched,), settle=(matched,), findings=(*decision.findings, finding))
 
 
 def match_nameless_end(book: StationBook, event: TransactionEnded) -> ChargingSession | None:
@@ -75,8 +98,8 @@ def match_nameless_end(book: StationBook, event: TransactionEnded) -> ChargingSe
 
 
 def _is_same_end(session: ChargingSession, event: TransactionEnded) -> bool:
-    reported = not session.is_open and not session.concluded
-    return reported and session.ended_at == event.at.at and session.meter_stop_wh == event.register_wh
+    ended = not session.is_open and session.meter_stop_wh is not None
+    return ended and session.ended_at == event.at.at and session.meter_stop_wh == event.register_wh
 
 
 def _could_end_by(session: ChargingSession, event: TransactionEnded) -> bool:
@@ -95,18 +118,19 @@ def _end(
 ) -> Decision:
     was_concluded = session.concluded
     ended, findings = take_readings(session, event.readings, now.received_at)
-    ended, more = _take_final_register(ended, event)
     ended = msgspec.structs.replace(
         ended,
         state=state,
         ended_at=event.at.at,
         stop_reason=event.reason.value,
         started_at=ended.started_at or event.at.at,
+        meter_stop_wh=None,
         power_w=None,
         concluded=False,
         estimated=False,
         pending_until=None,
     )
+    ended, more = _take_final_register(ended, event, now)
     findings = (*findings, *more)
     if was_concluded:
         findings = (*findings, _corrected(session, ended))
@@ -120,21 +144,44 @@ def _end(
     )
 
 
+def _register_after_end(
+    session: ChargingSession, event: TransactionEnded, now: Circumstances, answer: Answer
+) -> Decision:
+    """The register that the first end lacked: it completes that end and is no conflict with it."""
+    taken, findings = take_readings(session, event.readings, now.received_at)
+    taken = msgspec.structs.replace(taken, estimated=False, suspect=False, power_w=None)
+    taken, more = _take_final_register(taken, event, now)
+    return Decision(
+        answer=answer,
+        session_id=taken.id,
+        sessions=(taken,),
+        readings=event.readings,
+        settle=(taken,),
+        findings=(*findings, *more, _completed(session, taken)),
+    )
+
+
 def _take_final_register(
-    session: ChargingSession, event: TransactionEnded
+    session: ChargingSession, event: TransactionEnded, now: Circumstances
 ) -> tuple[ChargingSession, tuple[Finding, ...]]:
     """Energy at the end: the final register decides, unless it cannot be true.
 
     A final register between start and last reading wins over the readings (they were ahead of it
     by rounding or by a fault; the driver is not charged for the difference). One below the start is
-    a reset or a placeholder: then what was measured stands.
+    a reset or a placeholder: then what was measured stands. Without a final register what was measured stands
+    too, as an estimate; where nothing was measured the money waits for a person or for a later fact.
     """
     final = event.register_wh
     if final is None:
-        return session, ()
+        estimated = msgspec.structs.replace(
+            session, estimated=True, suspect=session.suspect or not was_measured(session)
+        )
+        return estimated, (_no_register(estimated, now),)
     stopped = msgspec.structs.replace(session, meter_stop_wh=final)
     if session.register_wh is None or session.register_at is None:
-        return msgspec.structs.replace(stopped, meter_start_wh=final, register_wh=final, register_at=event.at.at), ()
+        return msgspec.structs.replace(
+            stopped, meter_start_wh=final, register_wh=final, register_at=event.at.at, suspect=True
+        ), (_no_register(session, now),)
     step = judge_step(
         before=session.register_wh,
         before_at=session.register_at,
@@ -145,7 +192,8 @@ def _take_final_register(
     if step.kind is StepKind.JUMP:
         return msgspec.structs.replace(stopped, suspect=True), (odd_step(session, final_reading, step),)
     if step.kind is StepKind.RESET:
-        return _final_below_last(stopped, final), (odd_step(session, final_reading, step),)
+        stopped = _final_below_last(stopped, final)
+        return stopped, (odd_step(session, final_reading, step), *_held_without_energy(stopped, now))
     return msgspec.structs.replace(
         stopped, register_wh=final, register_at=event.at.at, energy_wh=Wh(session.energy_wh + step.energy_wh)
     ), ()
@@ -153,9 +201,31 @@ def _take_final_register(
 
 def _final_below_last(session: ChargingSession, final: Wh) -> ChargingSession:
     if session.meter_start_wh is None or final < session.meter_start_wh or session.register_wh is None:
-        return session
+        return session if was_measured(session) else msgspec.structs.replace(session, suspect=True)
     excess = session.register_wh - final
     return msgspec.structs.replace(session, energy_wh=Wh(max(0, session.energy_wh - excess)))
+
+
+def _held_without_energy(session: ChargingSession, now: Circumstances) -> tuple[Finding, ...]:
+    return (_no_register(session, now),) if session.suspect else ()
+
+
+def _no_register(session: ChargingSession, now: Circumstances) -> Finding:
+    if was_measured(session):
+        follows = f"it is settled at what was measured ({session.energy_wh} Wh, estimated), which may be too little"
+    else:
+        follows = "nothing was measured, so its money waits instead of going back"
+    return finding_about(
+        session,
+        kind=FindingKind.UNKNOWN_ENERGY,
+        key=f"unknown_energy:{session.id}:{now.fact_key.hex()}",
+        summary=(
+            f"The end of {transaction_of(session)} has no register that can be used: {follows}. Read the meter and set "
+            '"meterStop" (Wh) on its row of "ChargeSession"; a later register of the station counts as well.'
+        ),
+        state=FindingState.OPEN,
+        evidence={"last register": f"{session.register_wh} Wh at {session.register_at}"},
+    )
 
 
 def _ended_twice(session: ChargingSession, event: TransactionEnded, answer: Answer) -> Decision:
@@ -168,7 +238,7 @@ def _ended_twice(session: ChargingSession, event: TransactionEnded, answer: Answ
         kind=FindingKind.CONFLICTING_STOP,
         key=f"conflicting_stop:{session.id}:{event.register_wh}:{event.at.at.isoformat()}",
         summary=(
-            f"A second end of transaction {session.transaction_ref} says {event.register_wh} Wh; the first said "
+            f"A second end of {transaction_of(session)} says {event.register_wh} Wh; the first said "
             f"{session.meter_stop_wh} Wh and stands for money. Check the station's meter."
         ),
     )
@@ -202,8 +272,20 @@ def _corrected(before: ChargingSession, after: ChargingSession) -> Finding:
         kind=FindingKind.CORRECTED,
         key=f"corrected:{before.id}:{before.settle_version}",
         summary=(
-            f"The true end of transaction {before.transaction_ref} arrived after we had closed it: "
+            f"The true end of {transaction_of(before)} arrived after we had closed it: "
             f"{before.energy_wh} Wh became {after.energy_wh} Wh. The difference is settled as a correction."
+        ),
+    )
+
+
+def _completed(before: ChargingSession, after: ChargingSession) -> Finding:
+    return finding_about(
+        before,
+        kind=FindingKind.CORRECTED,
+        key=f"completed:{before.id}:{before.settle_version}",
+        summary=(
+            f"The register that the end of {transaction_of(before)} lacked has arrived: {before.energy_wh} Wh became "
+            f"{after.energy_wh} Wh. What is not settled yet is settled with it, the rest as a correction."
         ),
     )
 

@@ -6,6 +6,13 @@ from voltledger.domain.reconciliation.findings import Finding, FindingKind, Find
 from voltledger.domain.session.session import ChargingSession
 
 
+def transaction_of(session: ChargingSession, *, begins: bool = False) -> str:
+    """How a sentence for a person names a session's transaction; `begins` where the sentence begins with it."""
+    if session.transaction_ref is None:
+        return f"{'A' if begins else 'a'} transaction that the station did not name"
+    return f"{'T' if begins else 't'}ransaction {session.transaction_ref}"
+
+
 def finding_about(
     session: ChargingSession,
     *,

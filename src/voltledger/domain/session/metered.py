@@ -1,7 +1,7 @@
 """Readings: which session they belong to, what they prove, when the paid amount is used up."""
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -13,10 +13,14 @@ from voltledger.domain.reconciliation.findings import Finding, FindingKind
 from voltledger.domain.session.book import StationBook
 from voltledger.domain.session.conclude import ask_to_stop, reopen
 from voltledger.domain.session.decision import Ask, Circumstances, Decision
-from voltledger.domain.session.finding import finding_about
+from voltledger.domain.session.finding import finding_about, transaction_of
 from voltledger.domain.session.money import hold_again
 from voltledger.domain.session.session import ChargingSession
 from voltledger.domain.session.states import Happening, Refused, apply
+
+AHEAD = timedelta(minutes=5)
+"""How far ahead of its receipt a station's time may place a register. A clock that is hours ahead would otherwise make
+every later reading look old, and no energy would count before the end."""
 
 
 def decide_metered(book: StationBook, event: MeterReported, now: Circumstances) -> Decision:
@@ -66,9 +70,14 @@ def find_metered(book: StationBook, event: MeterReported) -> ChargingSession | N
 def _metered_after_end(
     book: StationBook, session: ChargingSession, event: MeterReported, now: Circumstances
 ) -> Decision:
-    """Readings of an ended session are kept; only proof that it goes on reopens one that we closed."""
+    """Readings of an ended session are kept; only proof that it goes on reopens one that we closed.
+
+    Where the station ended it without a register, its closing readings are what there is to bill.
+    """
     answer = Answer(at=now.received_at)
     unchanged = Decision(answer=answer, session_id=session.id, readings=event.readings)
+    if lacks_final_register(session) and event.transaction_ref is not None:
+        return _measured_after_end(session, event, now)
     if not session.concluded or not _proves_running(session, event.readings):
         return unchanged
     if book.running_on(session.evse_id) is not None:
@@ -88,6 +97,44 @@ def _metered_after_end(
     )
 
 
+def lacks_final_register(session: ChargingSession) -> bool:
+    """Whether the station ended a session and did not say at which register."""
+    return not session.is_open and not session.concluded and session.meter_stop_wh is None
+
+
+def was_measured(session: ChargingSession) -> bool:
+    """Whether anything is known of the energy of a session: a register after the one that it began at."""
+    later = session.register_at is not None and session.started_at is not None
+    return session.energy_wh > 0 or (later and session.register_at > session.started_at)  # type: ignore[operator]  # both are known
+
+
+def _measured_after_end(session: ChargingSession, event: MeterReported, now: Circumstances) -> Decision:
+    metered, findings = take_readings(session, event.readings, now.received_at)
+    metered = msgspec.structs.replace(metered, power_w=None, suspect=session.suspect and not was_measured(metered))
+    changed = (metered.energy_wh, metered.suspect) != (session.energy_wh, session.suspect)
+    return Decision(
+        answer=Answer(at=now.received_at),
+        session_id=session.id,
+        sessions=(metered,) if changed else (),
+        readings=event.readings,
+        settle=(metered,) if changed else (),
+        findings=(*findings, _measured_late(session, metered, now)) if changed else (),
+    )
+
+
+def _measured_late(before: ChargingSession, after: ChargingSession, now: Circumstances) -> Finding:
+    return finding_about(
+        before,
+        kind=FindingKind.CORRECTED,
+        key=f"measured_late:{before.id}:{now.fact_key.hex()}",
+        summary=(
+            f"Closing readings of {transaction_of(before)}, whose end had no register, came after it: "
+            f"{before.energy_wh} Wh became {after.energy_wh} Wh. What is not settled yet is settled "
+            "with it, the rest as a correction."
+        ),
+    )
+
+
 def _proves_running(session: ChargingSession, readings: Sequence[Reading]) -> bool:
     """Whether a register went beyond the one at which we closed, after we closed."""
     if session.register_wh is None or session.ended_at is None:
@@ -104,7 +151,7 @@ def _reactivated(session: ChargingSession) -> Finding:
         kind=FindingKind.REACTIVATED,
         key=f"reactivated:{session.id}:{session.settle_version}",
         summary=(
-            f"Transaction {session.transaction_ref} went on after we had closed it; its session is active again. "
+            f"{transaction_of(session, begins=True)} went on after we had closed it; its session is active again. "
             "What was settled stays; the difference is settled at its true end."
         ),
     )
@@ -116,40 +163,59 @@ def take_readings(
     """The session after believing what can be believed of some readings, in the order of their times."""
     findings: list[Finding] = []
     for reading in sorted(readings, key=lambda r: r.at.at):
-        session, step = _take_reading(session, reading)
+        session, step = _take_reading(session, reading, received_at)
         if step is not None and step.kind in (StepKind.RESET, StepKind.JUMP):
             findings.append(odd_step(session, reading, step))
     return msgspec.structs.replace(session, heard_at=received_at), tuple(findings)
 
 
-def _take_reading(session: ChargingSession, reading: Reading) -> tuple[ChargingSession, Step | None]:
-    newer = session.register_at is None or reading.at.at >= session.register_at
+def placed_at(at: datetime, received_at: datetime) -> datetime:
+    """When a register was read, as far as its order among others is concerned: see `AHEAD`."""
+    return min(at, received_at + AHEAD)
+
+
+def _last_at(session: ChargingSession, received_at: datetime) -> datetime | None:
+    """When the last register was read; one recorded far in the future was read when it was heard of at the latest."""
+    if session.register_at is None or session.register_at <= received_at + AHEAD:
+        return session.register_at
+    return session.heard_at or received_at
+
+
+def _take_reading(
+    session: ChargingSession, reading: Reading, received_at: datetime
+) -> tuple[ChargingSession, Step | None]:
+    at = placed_at(reading.at.at, received_at)
+    last_at = _last_at(session, received_at)
+    newer = last_at is None or at >= last_at
     power = reading.power_w if newer and reading.power_w is not None else session.power_w
     soc = reading.soc_percent if newer and reading.soc_percent is not None else session.soc_percent
     if reading.register_wh is None:
         return msgspec.structs.replace(session, power_w=power, soc_percent=soc), None
-    if session.register_wh is None or session.register_at is None:
+    if session.register_wh is None or last_at is None:
         first = msgspec.structs.replace(
             session,
             meter_start_wh=reading.register_wh,
             register_wh=reading.register_wh,
-            register_at=reading.at.at,
+            register_at=at,
             power_w=power,
             soc_percent=soc,
         )
         return first, None
+    if at < reading.at.at and reading.register_wh < session.register_wh:
+        # Its time says nothing about its order: a lower register is then an older one, not a meter that was reset.
+        return session, Step(kind=StepKind.LATE, energy_wh=Wh(0))
     step = judge_step(
         before=session.register_wh,
-        before_at=session.register_at,
+        before_at=last_at,
         after=reading.register_wh,
-        after_at=reading.at.at,
+        after_at=at,
     )
     if step.kind is StepKind.LATE:
         return session, step
     stepped = msgspec.structs.replace(
         session,
         register_wh=reading.register_wh,
-        register_at=reading.at.at,
+        register_at=at,
         energy_wh=Wh(session.energy_wh + step.energy_wh),
         power_w=power,
         soc_percent=soc,

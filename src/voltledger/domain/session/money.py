@@ -20,14 +20,16 @@ def hold_up_to(
 def hold_again(book: StationBook, session: ChargingSession) -> tuple[ChargingSession, tuple[Entry, ...]]:
     """Sets aside once more what was given back when we closed a session that goes on after all.
 
-    What is set aside again counts as not given back, so that doing it twice takes it once.
+    What is set aside again counts as not given back, so that doing it twice takes it once. With a wallet that had too
+    little, it can happen several times after one settlement; each leaves less to set aside, and that names it.
     """
-    taken, entries = _hold(book, session, session.refunded_minor, version=session.settle_version + 1)
+    again = f"again-{session.refunded_minor}"
+    taken, entries = _hold(book, session, session.refunded_minor, version=session.settle_version + 1, again=again)
     return msgspec.structs.replace(session, refunded_minor=Minor(session.refunded_minor - taken)), entries
 
 
 def _hold(
-    book: StationBook, session: ChargingSession, amount: Minor, *, version: int
+    book: StationBook, session: ChargingSession, amount: Minor, *, version: int, again: str = ""
 ) -> tuple[Minor, tuple[Entry, ...]]:
     if session.user_id is None:
         return Minor(0), ()
@@ -39,6 +41,7 @@ def _hold(
         currency=session.price.currency,
         amount=taken,
         version=version,
+        again=again,
     )
     if entry is None:
         return Minor(0), ()

@@ -13,8 +13,8 @@ from voltledger.domain.reconciliation.findings import Finding, FindingKind
 from voltledger.domain.session.book import StationBook
 from voltledger.domain.session.conclude import ask_to_stop, conclude
 from voltledger.domain.session.decision import Ask, Circumstances, Decision
-from voltledger.domain.session.finding import finding_about
-from voltledger.domain.session.metered import take_readings
+from voltledger.domain.session.finding import finding_about, transaction_of
+from voltledger.domain.session.metered import placed_at, take_readings
 from voltledger.domain.session.money import hold_again, hold_up_to
 from voltledger.domain.session.session import ChargingSession, Origin
 from voltledger.domain.session.states import Happening, Refused, State, apply
@@ -139,6 +139,7 @@ def _begin(session: ChargingSession, event: TransactionStarted, now: Circumstanc
     start_register = (
         event.register_wh if earlier is None or event.register_wh is None else min(earlier, event.register_wh)
     )
+    read_at = placed_at(event.at.at, now.received_at)
     gained = Wh(0)
     if adopted and session.register_wh is not None and start_register is not None:
         gained = Wh(max(session.energy_wh, session.register_wh - start_register))
@@ -155,7 +156,7 @@ def _begin(session: ChargingSession, event: TransactionStarted, now: Circumstanc
         concluded=False,
         meter_start_wh=start_register,
         register_wh=session.register_wh if adopted and session.register_wh is not None else start_register,
-        register_at=session.register_at if adopted and session.register_at is not None else event.at.at,
+        register_at=session.register_at if adopted and session.register_at is not None else read_at,
         energy_wh=gained,
         heard_at=now.received_at,
         pending_until=None,
@@ -203,7 +204,7 @@ def _supersede_others(
             kind=FindingKind.SUPERSEDED,
             key=f"superseded:{s.id}",
             summary=(
-                f"Transaction {s.transaction_ref} had not ended when transaction {started.transaction_ref} began on "
+                f"{transaction_of(s, begins=True)} had not ended when transaction {started.transaction_ref} began on "
                 f"the same connector; closed at its last measured register. Its own end, if it comes, corrects this."
             ),
         )

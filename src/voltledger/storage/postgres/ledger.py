@@ -8,6 +8,7 @@ import msgspec
 from voltledger.domain.errors import InsufficientFunds
 from voltledger.domain.ledger.accounts import CHECKED, Account
 from voltledger.domain.ledger.entries import Entry, Posting, Side
+from voltledger.failpoints import ARMED, fp
 from voltledger.storage.postgres.pool import Connection
 from voltledger.storage.postgres.queries import SQL
 from voltledger.storage.postgres.rows import columns_of
@@ -35,6 +36,8 @@ async def post_entries(connection: Connection, entries: Sequence[Entry]) -> list
         return []
     slots = await _open_accounts(connection, entries)
     ids = await _insert_entries(connection, entries)
+    if ARMED:
+        await fp("ledger.after_entries")
     lines = []
     for entry_id, entry in zip(ids, entries, strict=True):
         for line, posting in enumerate(entry.postings, 1):
@@ -44,6 +47,8 @@ async def post_entries(connection: Connection, entries: Sequence[Entry]) -> list
             lines.append((entry_id, line, slot.id, posting.side.value, posting.amount, slot.balance))
     await connection.execute(SQL["postings_insert"], *columns_of(lines, 6))
     await _save_balances(connection, slots)
+    if ARMED:
+        await fp("ledger.after_balances")
     return ids
 
 

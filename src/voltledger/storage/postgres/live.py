@@ -6,6 +6,7 @@ from uuid import UUID
 
 from voltledger.domain.identifiers import StationId, TokenValue
 from voltledger.domain.session.tokens import TokenRecord
+from voltledger.failpoints import ARMED, fp
 from voltledger.storage.ports import FrameRecord, QueuedCommand, StationAccess
 from voltledger.storage.postgres.facts import token_of
 from voltledger.storage.postgres.pool import Database
@@ -43,6 +44,17 @@ class PostgresLive:
         async with self._database.connection() as connection:
             return bool(await connection.fetchval(SQL["token_expected"], station_id, value))
 
+    async def all_tokens(self, limit: int) -> list[TokenRecord]:
+        """Registered tokens, the newest first."""
+        async with self._database.connection() as connection:
+            return [token_of(row) for row in await connection.fetch(SQL["tokens_all"], limit)]
+
+    async def expected_tokens(self) -> set[tuple[StationId, TokenValue]]:
+        """Tokens of sessions that were asked for and have not begun, with their stations."""
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(SQL["tokens_expected"])
+        return {(StationId(row["station_id"]), TokenValue(row["token"])) for row in rows}
+
     async def claim(self, station_id: StationId, node: str, at: datetime) -> int:
         """Takes a station over and returns its new epoch."""
         async with self._database.connection() as connection:
@@ -60,6 +72,8 @@ class PostgresLive:
         """
         async with self._database.unit_of_work() as connection:
             await connection.execute(SQL["commands_lost"], node)
+            if ARMED:
+                await fp("recover.half")
             await connection.execute(SQL["owners_left"], node)
             await connection.execute(SQL["lease_left"], node)
 

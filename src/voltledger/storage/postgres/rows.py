@@ -156,14 +156,14 @@ def _save_sessions_sql() -> str:
     """Inserts sessions, or brings those that exist to the given values.
 
     A session saved this way has begun, ended or changed its end: what it owes is settled anew, so
-    settled_at is cleared. Only settlement sets it.
+    settled_at is cleared. Only settlement sets it. `saves` tells our writes from a person's.
     """
     arrays = ", ".join(f"${i}::{kind}[]" for i, (_, kind) in enumerate(SESSION_COLUMNS, 1))
     fixed = {"id", "created_at", "station_id"}
     updates = ", ".join(f"{name} = EXCLUDED.{name}" for name, _ in SESSION_COLUMNS if name not in fixed)
     return (
         f"INSERT INTO charging_session ({COLUMN_LIST}) SELECT * FROM unnest({arrays}) "
-        f"ON CONFLICT (id) DO UPDATE SET {updates}, settled_at = NULL"
+        f"ON CONFLICT (id) DO UPDATE SET {updates}, settled_at = NULL, saves = charging_session.saves + 1"
     )
 
 

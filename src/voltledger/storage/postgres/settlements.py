@@ -10,6 +10,7 @@ import msgspec
 from voltledger.domain.ledger.settlement import Settled, Settlement
 from voltledger.domain.quantities import Minor
 from voltledger.domain.session.session import ChargingSession
+from voltledger.failpoints import ARMED, fp
 from voltledger.storage.errors import StoreContention
 from voltledger.storage.ports import DueSettlement
 from voltledger.storage.postgres.ledger import AlreadyPosted, post_entries
@@ -78,6 +79,8 @@ class PostgresSettlementWork:
         """Posts the entry, writes the settlement, marks session and job, leaves word for the cache."""
         entries = () if settlement.entry is None else (settlement.entry,)
         ids = await post_entries(self._connection, entries)
+        if ARMED:
+            await fp("t2.after_entries")
         settled = settlement.settled
         await self._connection.execute(
             SQL["settle_insert"],
@@ -96,6 +99,8 @@ class PostgresSettlementWork:
             settled.share,
             ids[0] if ids else None,
         )
+        if ARMED:
+            await fp("t2.after_settlement")
         await self._connection.execute(SQL["settle_mark_session"], session.id, settled.version, settled.refund)
         await self._connection.execute(
             SQL["outbox_insert"],
@@ -108,6 +113,8 @@ class PostgresSettlementWork:
         )
         await self._connection.execute(SQL["findings_repaired"], session.id)
         await self.done(due)
+        if ARMED:
+            await fp("t2.before_commit")
 
 
 def _clear(session: ChargingSession) -> str:

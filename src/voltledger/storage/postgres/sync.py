@@ -1,6 +1,6 @@
 """What the sync service and prepaid charging read and repair on PostgreSQL."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -16,6 +16,7 @@ from voltledger.domain.ledger.accounts import held, wallet
 from voltledger.domain.quantities import Minor, Wh
 from voltledger.domain.reconciliation.evidence import Witness
 from voltledger.domain.session.book import Policy, StationBook, Terms
+from voltledger.domain.session.by_hand import Figures, ManualChange
 from voltledger.domain.session.session import ChargingSession
 from voltledger.storage.errors import StoreContention
 from voltledger.storage.ports import BookWanted, Changes, OrphanCandidate, Payer, StationOverview
@@ -29,6 +30,7 @@ _Q = {
     name: SQL[name].replace("{columns}", COLUMN_LIST)
     for name in (
         "session_one",
+        "session_open_on",
         "sessions_overdue",
         "sessions_stopping",
         "session_latest_on",
@@ -67,10 +69,10 @@ class PostgresSyncStore:
         except CONTENTION as error:
             raise StoreContention(describe(error)) from error
 
-    async def ghost_candidates(self) -> list[tuple[SessionId, StationId, int]]:
-        """Running sessions whose connector says Available."""
+    async def ghost_candidates(self, *, after_restart: bool = False) -> list[tuple[SessionId, StationId, int]]:
+        """Running sessions whose connector says Available; where asked for, only at stations that restarted."""
         async with self._database.connection() as connection:
-            rows = await connection.fetch(SQL["ghost_candidates"])
+            rows = await connection.fetch(SQL["ghost_candidates"], after_restart)
         return [(SessionId(r["id"]), StationId(r["station_id"]), r["evse_id"]) for r in rows]
 
     async def orphan_candidates(self) -> list[OrphanCandidate]:
@@ -176,9 +178,10 @@ class PostgresSessionWork:
         """Nobody else decides what begins on this EVSE until the unit of work ends."""
         await self._connection.execute(SQL["evse_lock"], station_id, evse_id)
 
-    async def busy(self, station_id: StationId, evse_id: int) -> bool:
-        """Whether a session is open on an EVSE."""
-        return bool(await self._connection.fetchval(SQL["evse_busy"], station_id, evse_id))
+    async def open_on(self, station_id: StationId, evse_id: int) -> ChargingSession | None:
+        """The session that is open on an EVSE."""
+        row = await self._connection.fetchrow(_Q["session_open_on"], station_id, evse_id)
+        return None if row is None else session_of(row)
 
     async def session(self, session_id: SessionId) -> ChargingSession | None:
         """A session, locked."""
@@ -197,7 +200,19 @@ class PostgresSessionWork:
         """Ended sessions that nobody is to settle, locked."""
         return [session_of(row) for row in await self._connection.fetch(_Q["sessions_unsettled"])]
 
-    async def witness(self, session_id: SessionId, now: datetime, asked_at: datetime | None) -> Witness:
+    async def manual_changes(self) -> list[ManualChange]:
+        """Changes by hand that nobody has looked at, oldest first, locked."""
+        return [_change(row) for row in await self._connection.fetch(SQL["manual_changes"])]
+
+    async def take_manual_changes(self, ids: Sequence[int]) -> None:
+        """Marks changes by hand as looked at."""
+        await self._connection.execute(SQL["manual_changes_taken"], list(ids))
+
+    async def let_go(self) -> int:
+        """Settlements that were held and whose session is no longer doubted are due again; returns how many."""
+        return len(await self._connection.fetch(SQL["jobs_let_go"]))
+
+    async def witness(self, session_id: SessionId, now: datetime) -> Witness:
         """What is known of a session's connector now."""
         row = await self._connection.fetchrow(SQL["witness_of_session"], session_id)
         if row is None:
@@ -209,7 +224,7 @@ class PostgresSessionWork:
             status_since=row["since"],
             status_at=row["received_at"],
             heard_at=row["heard_at"],
-            asked_at=asked_at,
+            booted_at=row["booted_at"],
         )
 
     async def latest_on(self, station_id: StationId, evse_id: int) -> ChargingSession | None:
@@ -225,9 +240,12 @@ class PostgresSessionWork:
         """Writes everything."""
         await self._facts.save(changes)
 
-    async def adopt_strays(self, station_id: StationId, evse_id: int, session_id: SessionId) -> None:
-        """Stray readings of an EVSE become the session's."""
-        await self._connection.execute(SQL["strays_adopt"], station_id, evse_id, session_id)
+    async def adopt_strays(self, session: ChargingSession) -> None:
+        """Stray readings of the session's EVSE and time become its own: those of its transaction, or of none."""
+        since = session.started_at or session.created_at
+        await self._connection.execute(
+            SQL["strays_adopt"], session.station_id, session.evse_id, session.id, session.transaction_ref or "", since
+        )
 
     async def take_out_of_order(self, station_id: StationId) -> None:
         """A station that will not stop."""
@@ -252,6 +270,26 @@ def _candidate(row: asyncpg.Record) -> OrphanCandidate:
         last_wh=None if row["last_wh"] is None else Wh(row["last_wh"]),
         first_at=row["first_at"],
         last_at=row["last_at"],
+    )
+
+
+def _change(row: asyncpg.Record) -> ManualChange:
+    before, after = (
+        Figures(
+            meter_start_wh=row[f"meter_start_{when}_wh"],
+            meter_stop_wh=row[f"meter_stop_{when}_wh"],
+            energy_wh=Wh(row[f"energy_{when}_wh"]),
+        )
+        for when in ("before", "after")
+    )
+    return ManualChange(
+        id=row["id"],
+        session_id=SessionId(row["session_id"]),
+        station_id=StationId(row["station_id"]),
+        at=row["changed_at"],
+        by=row["changed_by"],
+        before=before,
+        after=after,
     )
 
 

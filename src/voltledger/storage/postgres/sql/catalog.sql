@@ -29,6 +29,10 @@ UPDATE station SET
   disabled_at = CASE WHEN $7::boolean THEN coalesce(disabled_at, now()) WHEN NOT $7::boolean THEN NULL ELSE disabled_at END
 WHERE id = $1 RETURNING id AS value
 
+-- name: catalog_stations_disabled
+-- Which of some stations may not be connected any more.
+SELECT id AS value FROM station WHERE id = ANY($1::text[]) AND disabled_at IS NOT NULL ORDER BY id
+
 -- name: catalog_connectors
 -- The last believed report of each connector of some stations.
 SELECT station_id, evse_id AS evse, connector_id AS connector, status, raw_status, error_code, info, occurred_at, received_at, since
@@ -37,7 +41,8 @@ FROM connector WHERE station_id = ANY($1::text[]) ORDER BY station_id, evse_id, 
 -- name: catalog_sessions_open
 -- The open sessions of some stations, to stand beside the connectors.
 SELECT id, station_id, evse_id AS evse, status, driver_id AS "user", started_at, created_at, energy_wh, power_w, heard_at
-FROM charging_session WHERE station_id = ANY($1::text[]) AND status IN ('PENDING', 'ONGOING', 'ORPHANED') ORDER BY id DESC
+FROM charging_session WHERE station_id = ANY($1::text[]) AND status IN ('PENDING', 'ONGOING', 'ORPHANED')
+ORDER BY created_at DESC, id DESC
 
 -- name: catalog_token_add
 -- A new token; nothing comes back when it is registered already.
@@ -156,16 +161,17 @@ WHERE key_hash = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at
 UPDATE api_key SET revoked_at = coalesce(revoked_at, now()) WHERE id = $1 RETURNING id AS value
 
 -- name: catalog_sessions
--- Sessions with their newest settlement, newest first.
+-- Sessions with their newest settlement, newest first: ids alone do not sort by time.
 SELECT s.id, s.status, s.station_id AS station, s.evse_id AS connector, s.driver_id AS "user", s.transaction_ref AS transaction_id,
        s.started_at, s.ended_at, s.stop_reason, s.energy_wh, s.paid_minor, s.refunded_minor, s.currency, s.estimated, s.settled_at,
        s.price_per_kwh_minor, s.fee_percent, s.power_w, s.soc_percent, s.heard_at, s.created_at, s.organization_id AS organization, s.suspect,
        v.cost_minor, v.fee_minor, v.share_minor, v.refund_minor, v.owed_minor
 FROM charging_session s
 LEFT JOIN settlement v ON v.session_id = s.id AND v.version = s.settle_version
-WHERE ($1::uuid IS NULL OR s.id < $1) AND ($2::text[] IS NULL OR s.status = ANY($2)) AND ($3::text IS NULL OR s.station_id = $3)
-  AND ($4::text IS NULL OR s.driver_id = $4)
-ORDER BY s.id DESC LIMIT $5
+WHERE (s.created_at, s.id) < (coalesce($1::timestamptz, 'infinity'), coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
+  AND ($3::text[] IS NULL OR s.status = ANY($3)) AND ($4::text IS NULL OR s.station_id = $4)
+  AND ($5::text IS NULL OR s.driver_id = $5)
+ORDER BY s.created_at DESC, s.id DESC LIMIT $6
 
 -- name: catalog_session
 -- One session with its newest settlement.
@@ -176,6 +182,11 @@ SELECT s.id, s.status, s.station_id AS station, s.evse_id AS connector, s.driver
 FROM charging_session s
 LEFT JOIN settlement v ON v.session_id = s.id AND v.version = s.settle_version
 WHERE s.id = $1
+
+-- name: catalog_facts_of_session
+-- What the station reported of a session besides readings, in the order in which we got it.
+SELECT action, state, received_at, repeats FROM inbox
+WHERE station_id = $1 AND session_id = $2 AND action <> 'MeterValues' ORDER BY received_at LIMIT $3
 
 -- name: catalog_readings
 -- What the meter said in a session, in order of time.

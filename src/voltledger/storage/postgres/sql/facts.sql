@@ -31,6 +31,36 @@ WHERE id IN (
     JOIN charging_session s ON s.station_id = k.station_id AND s.transaction_ref = k.transaction_ref)
 ORDER BY id FOR UPDATE
 
+-- name: sessions_by_alias
+-- Sessions by an id that their transaction had before; with that id.
+SELECT alias, {columns} FROM charging_session
+JOIN (SELECT transaction_ref AS alias, session_id AS alias_of FROM transaction_alias
+      WHERE (station_id, transaction_ref) IN (SELECT * FROM unnest($1::text[], $2::text[]))) a ON alias_of = id
+ORDER BY id FOR UPDATE OF charging_session
+
+-- name: starts_adopt
+-- Starts that were answered before they were recorded: the session takes the id that its station was told, the one it had
+-- becomes an alias, and a repeat is answered as the station was.
+WITH told AS (
+    SELECT k.station_id, k.dedupe_key, k.transaction_ref, k.response, s.id AS session_id, s.transaction_ref AS was
+    FROM unnest($1::text[], $2::bytea[], $3::text[], $4::text[]) AS k (station_id, dedupe_key, transaction_ref, response)
+    JOIN inbox i ON i.station_id = k.station_id AND i.dedupe_key = k.dedupe_key
+    JOIN charging_session s ON s.id = i.session_id
+    WHERE s.transaction_ref IS DISTINCT FROM k.transaction_ref
+), kept AS (
+    INSERT INTO transaction_alias (station_id, transaction_ref, session_id)
+    SELECT station_id, was, session_id FROM told WHERE was IS NOT NULL
+    ON CONFLICT DO NOTHING
+), answered AS (
+    UPDATE inbox i SET response = told.response FROM told
+    WHERE i.station_id = told.station_id AND i.dedupe_key = told.dedupe_key
+)
+UPDATE charging_session s SET transaction_ref = told.transaction_ref FROM told WHERE s.id = told.session_id
+
+-- name: pulse
+-- A write that means nothing: whether the database takes any.
+INSERT INTO node_pulse (node, at) VALUES ($1, now()) ON CONFLICT (node) DO UPDATE SET at = EXCLUDED.at
+
 -- name: sessions_by_start
 -- Sessions that a start may be a repeat of, or the late answer to.
 SELECT {columns} FROM charging_session

@@ -13,6 +13,14 @@ SELECT value, status, token_group, driver_id, expires_at FROM token WHERE value 
 SELECT EXISTS (SELECT 1 FROM charging_session
                WHERE station_id = $1 AND token = $2 AND status IN ('PENDING', 'ONGOING', 'ORPHANED'))
 
+-- name: tokens_all
+-- Registered tokens, for answers while this database is away; the newest where there are too many.
+SELECT value, status, token_group, driver_id, expires_at FROM token ORDER BY created_at DESC LIMIT $1
+
+-- name: tokens_expected
+-- Tokens of sessions that were asked for and have not begun.
+SELECT station_id, token FROM charging_session WHERE status = 'PENDING' AND token IS NOT NULL
+
 -- name: owner_claim
 -- A node takes a station over; the epoch only rises. What an older epoch was sending has an unknown outcome.
 WITH owner AS (

@@ -49,13 +49,19 @@ INSERT INTO outbox (effect_key, target, payload) VALUES ($1, $2, $3::jsonb) ON C
 
 -- name: outbox_claim
 -- Effects to send, locked until they are marked.
-SELECT id, target, payload FROM outbox WHERE state = 'waiting' AND run_after <= now()
+SELECT id, effect_key, target, payload, attempts FROM outbox WHERE state = 'waiting' AND run_after <= now()
 ORDER BY run_after, id LIMIT $1 FOR UPDATE SKIP LOCKED
 
 -- name: outbox_sent
 -- Effects that have been sent.
-UPDATE outbox SET state = 'sent' WHERE id = ANY($1::bigint[])
+UPDATE outbox SET state = 'sent', attempts = attempts + 1, last_error = NULL WHERE id = ANY($1::bigint[])
 
 -- name: outbox_later
--- Effects that could not be sent now.
+-- Effects whose target is away.
 UPDATE outbox SET attempts = attempts + 1, run_after = now() + interval '5 seconds' WHERE id = ANY($1::bigint[])
+
+-- name: outbox_failed
+-- Effects that failed for reasons of their own: tried again later, and later each time.
+UPDATE outbox o SET attempts = attempts + 1, last_error = f.problem,
+                    run_after = now() + least(interval '10 minutes', interval '5 seconds' * power(2, least(attempts, 10)))
+FROM unnest($1::bigint[], $2::text[]) AS f (id, problem) WHERE o.id = f.id

@@ -13,10 +13,10 @@ WHERE status = 'PENDING' AND pending_until < $1 ORDER BY id LIMIT 200 FOR UPDATE
 -- One at a time decides what begins on an EVSE; held until the end of the unit of work.
 SELECT pg_advisory_xact_lock(hashtextextended('evse:' || $1::text || ':' || $2::int, 0))
 
--- name: evse_busy
--- Whether a session is open on an EVSE.
-SELECT EXISTS (SELECT 1 FROM charging_session
-               WHERE station_id = $1 AND evse_id = $2 AND status IN ('PENDING', 'ONGOING', 'ORPHANED'))
+-- name: session_open_on
+-- The session that is open on an EVSE.
+SELECT {columns} FROM charging_session
+WHERE station_id = $1 AND evse_id = $2 AND status IN ('PENDING', 'ONGOING', 'ORPHANED') ORDER BY created_at LIMIT 1
 
 -- name: station_connectors
 -- How many connectors a station has.
@@ -38,19 +38,23 @@ WHERE status IN ('ONGOING', 'ORPHANED') AND stop_requested_at < $1 AND stop_atte
 ORDER BY id LIMIT 200 FOR UPDATE SKIP LOCKED
 
 -- name: ghost_candidates
--- Running sessions whose connector has said Available since their last reading, on a connected station.
-SELECT s.id, s.station_id, s.evse_id, s.heard_at, c.status, c.since, c.received_at, o.connected_at
+-- Running sessions whose connector has said Available since their last reading, or again after a restart since then, on
+-- a connected station; the latter alone where that is asked for.
+SELECT s.id, s.station_id, s.evse_id
 FROM charging_session s
+JOIN station p ON p.id = s.station_id
 JOIN station_owner o ON o.station_id = s.station_id AND o.disconnected_at IS NULL
 JOIN connector c ON c.station_id = s.station_id AND c.evse_id = s.evse_id
 WHERE s.status IN ('ONGOING', 'ORPHANED') AND c.status = 'Available'
-  AND (s.heard_at IS NULL OR c.since > s.heard_at)
+  AND (NOT $1::boolean AND (s.heard_at IS NULL OR c.since > s.heard_at)
+       OR p.booted_at > s.heard_at AND c.received_at >= p.booted_at)
 
 -- name: witness_of_session
 -- The same of one session, now.
-SELECT s.heard_at, c.status, c.since, c.received_at,
+SELECT s.heard_at, c.status, c.since, c.received_at, p.booted_at,
        CASE WHEN o.disconnected_at IS NULL THEN o.connected_at END AS connected_at
 FROM charging_session s
+JOIN station p ON p.id = s.station_id
 LEFT JOIN station_owner o ON o.station_id = s.station_id
 LEFT JOIN connector c ON c.station_id = s.station_id AND c.evse_id = s.evse_id
 WHERE s.id = $1
@@ -62,7 +66,16 @@ WITH stray AS (
   -- Of the transaction that was heard of last: registers of two transactions are no difference.
   SELECT DISTINCT ON (station_id, evse_id) station_id, evse_id, transaction_ref,
          min(register_wh) AS first_wh, max(register_wh) AS last_wh, min(at) AS first_at, max(at) AS last_at
-  FROM stray_reading WHERE received_at > now() - interval '15 minutes' AND evse_id > 0 AND register_wh IS NOT NULL
+  FROM stray_reading y
+  -- Energy that a session has counted is no stray: registers up to where the newest one ended are explained.
+  LEFT JOIN LATERAL (
+    SELECT s.meter_start_wh, s.register_wh AS counted_wh, s.ended_at FROM charging_session s
+    WHERE s.station_id = y.station_id AND s.evse_id = y.evse_id AND s.started_at IS NOT NULL
+    ORDER BY s.created_at DESC, s.id DESC LIMIT 1
+  ) newest ON true
+  WHERE received_at > now() - interval '15 minutes' AND evse_id > 0 AND register_wh IS NOT NULL
+    AND (newest.counted_wh IS NULL OR register_wh >= newest.counted_wh
+         OR (register_wh < newest.meter_start_wh AND y.at > newest.ended_at))
   GROUP BY station_id, evse_id, transaction_ref
   ORDER BY station_id, evse_id, max(received_at) DESC
 )
@@ -84,9 +97,12 @@ SELECT {columns} FROM charging_session
 WHERE station_id = $1 AND evse_id = $2 AND started_at IS NOT NULL ORDER BY started_at DESC, id DESC LIMIT 1 FOR UPDATE
 
 -- name: strays_adopt
--- Stray readings of an EVSE become readings of the session that was made for them.
+-- Stray readings of an EVSE become readings of the session that was made for them: those of its transaction, or of none,
+-- from its beginning on.
 WITH taken AS (
-  DELETE FROM stray_reading WHERE station_id = $1 AND evse_id = $2 RETURNING at, context, register_wh, power_w
+  DELETE FROM stray_reading
+  WHERE station_id = $1 AND evse_id = $2 AND transaction_ref IN ('', $4) AND at >= $5
+  RETURNING at, context, register_wh, power_w
 )
 INSERT INTO reading (session_id, at, context, register_wh, power_w)
 SELECT DISTINCT ON (at, context) $3, at, context, register_wh, power_w FROM taken
@@ -99,6 +115,19 @@ WHERE s.status IN ('COMPLETED', 'TERMINATED', 'GHOST') AND s.settled_at IS NULL 
   AND NOT EXISTS (SELECT 1 FROM job j
                   WHERE j.kind = 'settle' AND j.subject = s.id::text AND j.version = s.settle_version + 1)
 ORDER BY id LIMIT 500 FOR UPDATE SKIP LOCKED
+
+-- name: manual_changes
+-- Registers and energy that a person changed on ended sessions and that nobody has looked at, oldest first.
+SELECT * FROM manual_change WHERE taken_at IS NULL ORDER BY id LIMIT 500 FOR UPDATE SKIP LOCKED
+
+-- name: manual_changes_taken
+-- Changes by hand that have been looked at.
+UPDATE manual_change SET taken_at = now() WHERE id = ANY($1::bigint[])
+
+-- name: jobs_let_go
+-- Held settlements whose session is no longer doubted.
+UPDATE job j SET state = 'waiting', run_after = now(), last_error = NULL FROM charging_session s
+WHERE j.state = 'held' AND j.kind = 'settle' AND s.id = j.subject::uuid AND NOT s.suspect RETURNING s.id
 
 -- name: stations_overview
 -- What each station's one status follows from.
@@ -127,7 +156,9 @@ WHERE s.id = v.id AND (s.last_seen_at IS NULL OR s.last_seen_at < v.at)
 -- name: findings_repaired
 -- Open findings about a session that has now been settled.
 UPDATE finding SET state = 'repaired', closed_at = now()
-WHERE session_id = $1 AND state = 'open' AND kind IN ('ghost', 'orphaned', 'will_not_stop')
+WHERE session_id = $1 AND state = 'open'
+  AND (kind IN ('ghost', 'orphaned', 'will_not_stop')
+       OR kind = 'unknown_energy' AND EXISTS (SELECT 1 FROM charging_session s WHERE s.id = $1 AND NOT s.estimated))
 
 -- name: clean_feed
 -- News that every listener has had the time to read.
