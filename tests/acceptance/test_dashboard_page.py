@@ -124,7 +124,8 @@ async def test_the_page_tells_the_three_truths_and_the_money_in_words(site: Site
     await expect(page.get_by_role("row", name="Unexplained 0.00 INR")).to_be_visible()
     await expect(page.locator("#findings")).to_contain_text("asked to stop three times")
     await expect(page.locator("#loops")).to_contain_text("database sync")
-    await expect(page.locator("h1")).to_contain_text("1 finding waits for a decision; the books balance.")
+    await expect(page.locator("h1")).to_contain_text("1 finding waits for an operator; the books balance.")
+    await expect(page.locator("#findings")).to_contain_text("./voltledger finding accept ID")
 
 
 @pytest.mark.browser
@@ -178,6 +179,48 @@ async def test_no_screen_scrolls_sideways(site: Site, browser: Browser, width: i
 
 @pytest.mark.browser
 @needs_browser
+@pytest.mark.parametrize("width", [390, 1000, 1280])
+async def test_no_word_of_the_last_passes_is_broken(site: Site, browser: Browser, width: int) -> None:
+    await busy_day(site.catalog, site.database, site.sql, site.presence)
+    await site.sql.execute(
+        "UPDATE job_run SET outcome = '25 connected, 3 changed, 0 cache entries mended, and what else there is to say'"
+    )
+    page, _ = await _logged_in(site, await browser.new_context(viewport={"width": width, "height": 800}))
+    broken = await page.evaluate(
+        """() => {
+            const broken = [];
+            for (const cell of document.querySelectorAll('#loops th, #loops td, #money th')) {
+                const walker = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+                for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+                    for (const found of node.data.matchAll(/\\S+/g)) {
+                        const range = document.createRange();
+                        range.setStart(node, found.index);
+                        range.setEnd(node, found.index + found[0].length);
+                        const lines = new Set([...range.getClientRects()].map(r => Math.round(r.top)));
+                        if (lines.size > 1) broken.push(found[0]);
+                    }
+                }
+            }
+            return broken;
+        }"""
+    )
+    assert broken == []
+
+
+@pytest.mark.browser
+@needs_browser
+async def test_the_list_of_operations_is_dressed_and_leads_back(site: Site, browser: Browser) -> None:
+    page, complaints = await _logged_in(site, await browser.new_context())
+    await page.get_by_role("link", name="API").click()
+    await expect(page).to_have_title("API · voltledger")
+    assert await page.evaluate("getComputedStyle(document.querySelector('section')).borderRadius") == "8px"
+    await page.get_by_role("link", name="Back to the dashboard").click()
+    await page.wait_for_url(f"{site.url}/")
+    assert complaints == []
+
+
+@pytest.mark.browser
+@needs_browser
 async def test_the_page_says_so_when_the_server_is_gone(site: Site, browser: Browser) -> None:
     page, _ = await _logged_in(site, await browser.new_context())
     await expect(page.locator("#paused")).to_be_hidden()
@@ -227,9 +270,15 @@ async def test_a_login_code_is_good_once_and_its_cookie_is_closed_to_scripts(sit
         cookie = first.headers["set-cookie"]
         assert "HttpOnly" in cookie
         assert "samesite=strict" in cookie.lower()
+        # The address with the code is left at once, for a page that asks for no cookie and goes on by itself.
+        assert (first.status_code, first.headers["location"], first.text) == (303, "/welcome", "")
+        welcome = await client.get("/welcome", headers={"Cookie": ""})
+        assert 'content="0; url=/"' in welcome.text
         assert (await client.get("/")).status_code == 200
-        assert (await client.get(f"/login?code={code}")).status_code == 401
-        assert code not in first.text
+        again = await client.get(f"/login?code={code}")
+        assert (again.status_code, again.headers["location"]) == (303, "/"), "the link again, in the same browser"
+    async with httpx.AsyncClient(base_url=site.url) as stranger:
+        assert (await stranger.get(f"/login?code={code}")).status_code == 401
 
 
 async def test_a_driver_s_key_does_not_open_the_page(site: Site) -> None:

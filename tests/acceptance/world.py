@@ -86,6 +86,8 @@ def run(*words: str, env: Mapping[str, str], folder: Path, timeout: float = 60) 
 class Server:
     """`voltledger serve` on free ports; the same ports and the same books after a restart."""
 
+    command = "serve"
+
     def __init__(self, folder: Path, dsn: str | None, **settings: object) -> None:
         self.folder = folder
         self.http_port, self.ocpp_port = support.free_port(), support.free_port()
@@ -113,7 +115,7 @@ class Server:
         """Starts it and waits until it serves people and stations."""
         with (self.folder / "output").open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "voltledger", "serve"],
+                [sys.executable, "-m", "voltledger", self.command],
                 env=self.env,
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,

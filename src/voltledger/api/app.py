@@ -23,8 +23,8 @@ MAX_BODY_BYTES = 1 << 20
 OPENAPI = "/openapi.json"
 
 
-def create_app(runtime: Runtime, *, more: Sequence[ControllerRouterHandler] = ()) -> Litestar:
-    """The application; `more` are handlers that others add, the pages among them.
+def create_app(runtime: Runtime, *, more: Sequence[ControllerRouterHandler] = (), style: str = "") -> Litestar:
+    """The application; `more` are handlers that others add, the pages among them, `style` is their style sheet.
 
     It opens nothing: what it works with is in `runtime`, which is also its `state.runtime`.
     """
@@ -42,7 +42,7 @@ def create_app(runtime: Runtime, *, more: Sequence[ControllerRouterHandler] = ()
     )
     return Litestar(
         route_handlers=[v1, health, ready, metrics, docs, *more],
-        state=State({"runtime": runtime, "closing": asyncio.Event()}, deep_copy=False),
+        state=State({"runtime": runtime, "closing": asyncio.Event(), "style": style}, deep_copy=False),
         exception_handlers=HANDLERS,
         before_send=[add_headers],
         response_class=ApiResponse,
@@ -87,34 +87,49 @@ async def metrics(request: AnyRequest) -> Response[bytes]:
 
 @get("/docs", include_in_schema=False)
 async def docs(request: AnyRequest) -> Response[str]:
-    """A plain list of the operations: it loads nothing from anywhere."""
+    """A plain list of the operations by resource: it loads nothing from elsewhere."""
     schema = request.app.openapi_schema.to_schema()
-    rows = "".join(_operations(schema))
-    return Response(_PAGE.format(version=html.escape(__version__), rows=rows), media_type="text/html")
+    style: str = request.app.state.style
+    link = f'<link rel="stylesheet" href="{html.escape(style)}">' if style else ""
+    resources = _by_resource(schema)
+    links = ", ".join(f'<a href="#{html.escape(name)}">{html.escape(name)}</a>' for name in resources)
+    sections = "".join(_SECTION.format(name=html.escape(name), rows="".join(r)) for name, r in resources.items())
+    page = _PAGE.format(version=html.escape(__version__), link=link, links=links, sections=sections)
+    return Response(page, media_type="text/html")
 
 
-def _operations(schema: dict[str, Any]) -> Sequence[str]:
-    lines = []
-    for path, item in sorted(schema["paths"].items()):
-        for method, operation in item.items():
-            roles = ", ".join(sorted(PERMISSIONS.get((method.upper(), path.removeprefix(V1)), {"everyone"})))
-            names = ", ".join(p["name"] for p in operation.get("parameters", []) if p["in"] != "path")
-            cells = (
-                method.upper(),
-                path,
-                operation.get("summary", ""),
-                operation.get("description", ""),
-                names,
-                roles,
-            )
-            lines.append("<tr>" + "".join(f"<td>{html.escape(str(c or ''))}</td>" for c in cells) + "</tr>")
-    return lines
+def _by_resource(schema: dict[str, Any]) -> dict[str, list[str]]:
+    """The rows of the operations by the first part of their path; what is outside `/api/v1` comes last."""
+    found: dict[str, list[str]] = {}
+    for path, item in sorted(schema["paths"].items(), key=lambda entry: (not entry[0].startswith(V1), entry[0])):
+        name = path.removeprefix(V1).split("/")[1] if path.startswith(V1) else "probes"
+        found.setdefault(name, []).extend(_row(path, method, operation) for method, operation in item.items())
+    return found
 
 
-_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>voltledger API</title>
-<meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">
-<h1>voltledger API {version}</h1>
-<p>Send <code>Authorization: Bearer KEY</code>.
-The whole description: <a href="/openapi.json">/openapi.json</a>.</p>
-<table><thead><tr><th>Method<th>Path<th>What<th>More<th>Parameters<th>Roles</tr></thead><tbody>{rows}</tbody></table></html>
+def _row(path: str, method: str, operation: dict[str, Any]) -> str:
+    roles = ", ".join(sorted(PERMISSIONS.get((method.upper(), path.removeprefix(V1)), {"everyone"})))
+    names = ", ".join(p["name"] for p in operation.get("parameters", []) if p["in"] != "path")
+    what = html.escape(str(operation.get("description") or ""))
+    return (
+        f"<tr><td><b>{method.upper()}</b></td><td><code>{html.escape(path)}</code></td>"
+        f"<td><b>{html.escape(str(operation.get('summary', '')))}.</b> {what}"
+        f"{f' <span class=quiet>Parameters: {html.escape(names)}</span>' if names else ''}</td>"
+        f"<td>{html.escape(roles)}</td></tr>"
+    )
+
+
+_SECTION = """<section id="{name}"><h2>{name}</h2><table><thead><tr><th scope="col">Method</th>\
+<th scope="col">Path</th><th scope="col">What</th><th scope="col">Roles</th></tr></thead><tbody>
+{rows}</tbody></table></section>
+"""
+_PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>API · voltledger</title>
+<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
+<link rel="icon" href="data:,">{link}</head><body class="docs">
+<header class="top"><p class="brand">voltledger</p><nav><a href="/">Back to the dashboard</a></nav></header>
+<main><section><h1>The HTTP API, version {version}</h1>
+<p>Send <code>Authorization: Bearer KEY</code>; <code>./voltledger apikey add --role viewer</code> makes a key.
+Every field is described in <a href="/openapi.json">/openapi.json</a>.</p>
+<p>Resources: {links}</p></section>
+{sections}</main></body></html>
 """

@@ -21,6 +21,7 @@ from litestar.exceptions.http_exceptions import TooManyRequestsException
 from litestar.types import Message, Scope
 
 from voltledger.api.wire import AnyRequest, encode
+from voltledger.api.words import plain
 from voltledger.domain.errors import (
     CurrencyMismatch,
     DomainError,
@@ -148,7 +149,8 @@ def _field_problem(item: Mapping[str, Any]) -> dict[str, str]:
         missing = "required" in text
         return {"field": named[1], "problem": "is required" if missing else "is not a field of this request"}
     field = str(item.get("key") or "body")
-    return {"field": "body" if field == "data" else field, "problem": text}
+    field = "body" if field == "data" else field
+    return {"field": field, "problem": plain(field, text)}
 
 
 def on_http_error(request: AnyRequest, error: HTTPException) -> Response[bytes]:

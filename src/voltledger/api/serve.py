@@ -85,7 +85,10 @@ def bind(host: str, port: int) -> socket.socket:
 
 def _why(host: str, port: int, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"{host}:{port} is in use by another program: stop it, or set VOLTLEDGER_HTTP to another address"
+        return (
+            f"{host}:{port} is in use by another program (voltledger doctor says whether it is a voltledger): stop it, "
+            f"or set VOLTLEDGER_HTTP to another address, such as VOLTLEDGER_HTTP={host or '127.0.0.1'}:{port + 1}"
+        )
     if error.errno in (errno.EACCES, errno.EPERM):
         return f"{host}:{port} needs more rights than this user has: set VOLTLEDGER_HTTP to a port above 1023"
     if error.errno == errno.EADDRNOTAVAIL:

@@ -1,13 +1,13 @@
 """The `voltledger` command."""
 
 import asyncio
+import math
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
-from uuid import UUID
 
 import msgspec
 from cyclopts import App, CycloptsError, Parameter
@@ -17,16 +17,23 @@ from voltledger import __version__
 from voltledger.bootstrap import driver_dsn, migrate_database, open_catalog, open_sync
 from voltledger.cli.demo import demo_settings, refuse_foreign_database, run_demo
 from voltledger.cli.doctor import examine
+from voltledger.cli.journal import journal
 from voltledger.cli.manage import GROUPS, Json, settings_here
+from voltledger.cli.numbers import Whole
 from voltledger.cli.output import emit, emit_rows, out
+from voltledger.cli.records import RECORDS, dsn, session_id_of, sql
 from voltledger.cli.serve import run_loop, serve_until_stopped
 from voltledger.cli.servers import command_database
 from voltledger.cli.story import tell
+from voltledger.cli.verify import verify
 from voltledger.config import Address, Settings, describe_settings
 from voltledger.domain.errors import DomainError
+from voltledger.embedded.folder import make_folder
 from voltledger.errors import UserFacingError
-from voltledger.simulator import Behaviours, simulate
+from voltledger.simulator import Behaviours, FleetProgress, Progress, simulate
 from voltledger.storage.errors import StorageError, StoreUnavailable
+
+COMPLAIN_S = 5.0
 
 EPILOGUE = "Settings are environment variables or lines of .env in the working folder:\n\n" + "\n".join(
     f"{row.variable:34} {row.meaning} (default {row.default})" for row in describe_settings()
@@ -38,12 +45,16 @@ app = App(
     version=__version__,
     error_console=Console(stderr=True),
 )
-for group in GROUPS:
+for group in (*GROUPS, *RECORDS):
     app.command(group)
+app.command(dsn)
+app.command(sql)
+app.command(verify)
+app.command(journal)
 
 
 @app.command(help_epilogue=EPILOGUE, help_format="plaintext")
-def serve(*, workers: int = 1, http: str | None = None, ocpp: str | None = None) -> None:
+def serve(*, workers: Whole = 1, http: str | None = None, ocpp: str | None = None) -> None:
     """Runs the server: stations on one port, API and dashboard on another.
 
     Example: voltledger serve --http 127.0.0.1:8080 --ocpp 0.0.0.0:9000
@@ -78,27 +89,34 @@ def _with(settings: Settings, *, workers: int, http: str | None, ocpp: str | Non
 def simulate_command(
     *,
     url: str = "ws://127.0.0.1:9000",
-    stations: int = 5,
+    stations: Whole = 5,
     password: str | None = None,
     prefix: str = "SIM",
     token: tuple[str, ...] = ("SIMTOKEN01",),
-    seed: int = 1,
-    sessions: int | None = None,
+    seed: Whole = 1,
+    sessions: Whole | None = None,
     duration_s: float | None = None,
     time_scale: float = 1.0,
     session_s: tuple[float, float] = (1200.0, 3600.0),
     idle_s: tuple[float, float] = (60.0, 600.0),
     sample_s: float = 60.0,
     misbehave: Annotated[tuple[str, ...], Parameter(help="Such as lost_stop=0.1; repeat for more.")] = (),
-    journal: Path = Path("simulate-journal.jsonl"),
+    journal: Path | None = None,
     json: Json = False,
 ) -> None:
     """Runs stations that charge against a server, and keeps a journal of what each really did.
 
+    The stations are registered first (voltledger station add SIM-0001 --password ...), the token too. The journal is
+    simulate-journal.jsonl in the data folder if none is named. Ends with 1 if no station could connect.
+
     Example: voltledger simulate --stations 10 --password secret --misbehave lost_stop=0.1 --time-scale 60
     """
 
-    async def run() -> object:
+    if stations < 1:
+        raise UserFacingError(f"--stations must be 1 or more, not {stations}")
+    journal = journal or _journal_here()
+
+    async def run() -> FleetProgress:
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -117,18 +135,73 @@ def simulate_command(
             idle_s=idle_s,
             sample_interval_s=sample_s,
             behaviours=_behaviours(misbehave),
+            progress=_complaint(url),
             stop=stop,
         )
 
     done = run_loop(run())
-    emit(done, json=json, text=f"{done}\nwhat each station really did stands in {journal}")
+    if done.reached == 0:
+        raise UserFacingError(_nobody_connected(url, done.last_failure))
+    emit(done, json=json, text=f"{_done(done)}\nWhat each station really did stands in {journal}")
+
+
+def _journal_here() -> Path:
+    data = settings_here().data
+    make_folder(data)
+    return data / "simulate-journal.jsonl"
+
+
+def _complaint(url: str) -> Progress:
+    """Says once what to do while no station gets in: a fleet without an end would try for ever in silence."""
+    told = False
+
+    def complain(progress: FleetProgress) -> None:
+        nonlocal told
+        if not told and progress.elapsed_s > COMPLAIN_S and progress.reached == 0 and progress.last_failure:
+            told = True
+            message = _nobody_connected(url, progress.last_failure)
+            print(f"voltledger: {message}; the stations go on trying until Ctrl-C", file=sys.stderr, flush=True)
+
+    return complain
+
+
+def _nobody_connected(url: str, failure: str | None) -> str:
+    if failure is not None and failure.startswith("HTTP 40"):
+        remedy = (
+            "register each station (voltledger station add SIM-0001 --password PASSWORD; --prefix and --stations make "
+            "the names) and give the same --password here"
+        )
+    else:
+        remedy = "start the server with voltledger serve, or name its address with --url"
+    return f"no station could connect to {url} ({failure or 'not tried long enough'}): {remedy}"
+
+
+def _done(done: FleetProgress) -> str:
+    lines = [
+        f"{done.reached} of {done.stations} stations connected; {done.sessions_begun} sessions began, "
+        f"{done.sessions_ended} ended; {done.messages_sent} messages sent, {done.messages_answered} answered, "
+        f"{done.messages_timed_out} timed out, {done.messages_waiting} wait."
+    ]
+    if done.reached < done.stations:
+        lines.append(f"Stations that never got in: {done.stations - done.reached} ({done.last_failure}).")
+    return "\n".join(lines)
 
 
 def _behaviours(given: Sequence[str]) -> Behaviours:
     try:
-        return Behaviours.of({name: float(share) for name, _, share in (text.partition("=") for text in given)})
+        return Behaviours.of({name: _share(text, share) for text in given for name, _, share in (text.partition("="),)})
     except ValueError as error:
         raise UserFacingError(f"--misbehave: {error}") from None
+
+
+def _share(text: str, share: str) -> float:
+    try:
+        number = float(share)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise ValueError(f"{text!r} is not NAME=SHARE with a share from 0 to 1, such as lost_stop=0.1 for a tenth")
+    return number
 
 
 @app.command(name="migrate")
@@ -179,11 +252,11 @@ def reconcile(*, once: bool = True, dry_run: bool = False, json: Json = False) -
 
 @app.command
 def explain(session: str, *, json: Json = False) -> None:
-    """Tells a session's story and why each amount is what it is. Example: voltledger explain 0199..."""
-    try:
-        session_id = UUID(session)
-    except ValueError:
-        raise UserFacingError(f"{session!r} is no session id: voltledger lists them at /api/v1/sessions") from None
+    """Tells a session's story and why each amount is what it is.
+
+    Example: voltledger explain 01890a5d-ac96-774b-bcce-b302099a8057
+    """
+    session_id = session_id_of(session)
     settings = settings_here()
 
     async def run(dsn: str) -> tuple[object, str]:

@@ -25,6 +25,8 @@ USERS = ("Asha", "Bilal", "Chandra", "Devi", "Emil", "Farah", "Gopal", "Hana")
 TOPUP_MINOR = 500_000
 LOW_MINOR = 150_000
 TIME_SCALE = 60.0
+JOURNAL_MOST_BYTES = 2_000_000
+"""Of each of the three fleets, twice: the demonstration may run for weeks."""
 BEHAVIOURS = {
     "lost_response": 0.06,
     "lost_stop": 0.07,
@@ -53,7 +55,7 @@ def demo_settings(settings: Settings, given: frozenset[str]) -> Settings:
 
 
 async def run_demo(node: Node, stop: asyncio.Event) -> None:
-    """Registers what a fleet needs and lets it charge until `stop` is set."""
+    """Registers what a fleet needs and lets it charge until `stop` is set; then the stations end their sessions."""
     await node.prepared()
     passwords = await _register(node)
     out.print(f"open       {node.login_link()}   (signs you in once, within ten minutes)")
@@ -153,6 +155,7 @@ async def _fleet(
         behaviours=behaviours,
         call_timeout_s=15.0,
         retry_interval_s=5.0,
+        journal_most_bytes=JOURNAL_MOST_BYTES,
         stop=stop,
     )
 

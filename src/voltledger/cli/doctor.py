@@ -1,6 +1,9 @@
 """What could lose data or keep the server from starting, each with its remedy."""
 
 import asyncio
+import errno
+import http.client
+import json
 import resource
 import socket
 from datetime import UTC, datetime
@@ -29,10 +32,11 @@ class Examined(msgspec.Struct, frozen=True, kw_only=True):
 
 def examine(settings: Settings) -> list[Examined]:
     """Checks database, ports, open-file limit. Effects: connects, binds and closes; changes nothing."""
+    running = _running_version(settings.http)
     return [
         *asyncio.run(_database(settings)),
-        _port("HTTP port", settings.http),
-        _port("station port", settings.ocpp),
+        _port("HTTP port", settings.http, running, "VOLTLEDGER_HTTP"),
+        _port("station port", settings.ocpp, running, "VOLTLEDGER_OCPP"),
         _open_files(),
     ]
 
@@ -85,15 +89,33 @@ async def _clock(connection: Any) -> Examined:
     return _ok("clock", f"{apart * 1000:.0f} ms apart from the database's")
 
 
-def _port(what: str, address: Address) -> Examined:
+def _port(what: str, address: Address, running: str | None, setting: str) -> Examined:
+    """Free, used by our own server (`running` is its version), or taken by somebody else."""
     with socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address.host, address.port))
         except OSError as error:
-            text = f"{address} is in use or cannot be had ({error.strerror}): a running server, or set another address"
+            if running is not None and error.errno == errno.EADDRINUSE:
+                return _ok(what, f"{address} is used by the voltledger {running} that runs here")
+            text = f"{address} cannot be had ({error.strerror}): end what uses it, or set {setting} to another address"
             return Examined(state="warning", what=what, text=text)
     return _ok(what, f"{address} is free")
+
+
+def _running_version(address: Address) -> str | None:
+    """The version of the voltledger that serves at an address; None if nothing or something else does."""
+    host = "127.0.0.1" if address.host in ("0.0.0.0", "") else "::1" if address.host == "::" else address.host
+    connection = http.client.HTTPConnection(host, address.port, timeout=2)
+    try:
+        connection.request("GET", "/health")
+        health = json.loads(connection.getresponse().read(100_000))
+    except (OSError, http.client.HTTPException, ValueError):
+        return None
+    finally:
+        connection.close()
+    ours = isinstance(health, dict) and {"stations_connected", "findings_open", "journal", "version"} <= health.keys()
+    return str(health["version"]) if ours else None
 
 
 def _open_files() -> Examined:

@@ -10,15 +10,17 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import msgspec
 import segno
 from cyclopts import App, Parameter
 
 from voltledger.bootstrap import open_catalog
+from voltledger.cli.numbers import Whole
 from voltledger.cli.output import emit, emit_rows, out
 from voltledger.cli.servers import command_database
 from voltledger.config import Settings, load_settings
 from voltledger.errors import UserFacingError
-from voltledger.services.catalog import Catalog, StationAdded
+from voltledger.services.catalog import WEAK_PASSWORD, Catalog, StationAdded, money_text
 
 T = TypeVar("T")
 Json = Annotated[bool, Parameter(help="Print JSON for machines.", negative=())]
@@ -56,12 +58,14 @@ def station_add(
     id: str,
     *,
     password: str | None = None,
-    profile: int = 1,
-    connectors: int = 1,
+    profile: Whole = 1,
+    connectors: Whole = 1,
     org: str = "default",
     json: Json = False,
 ) -> None:
     """Registers a station and prints what to type into it; without --password one is made.
+
+    A password has 4 to 128 characters; stations of OCPP 1.6 take 16 to 20.
 
     Example: voltledger station add CP-1 --connectors 2
     """
@@ -70,15 +74,20 @@ def station_add(
             id=id, password=password, security_profile=profile, connectors=connectors, organization=org
         )
     )
-    emit(added, json=json, text=_type_this(added))
+    emit(added, json=json, text=_type_this(added, "is registered"))
     if not json:
         out.print(_qr(added.url))
 
 
-def _type_this(added: StationAdded) -> str:
-    lines = [f"Station {added.id} is registered. Type into the station:", f"  URL       {added.url}"]
+def _type_this(added: StationAdded, what: str) -> str:
+    lines = [f"Station {added.id} {what}. Type into the station:", f"  URL       {added.url}"]
     if added.password is not None:
         lines += [f"  User      {added.id}", f"  Password  {added.password}   (shown this once)"]
+        if len(added.password) < WEAK_PASSWORD:
+            lines.append(
+                f"This password is shorter than {WEAK_PASSWORD} characters, which is easy to guess and some stations "
+                f"refuse: voltledger station password {added.id} makes a better one."
+            )
     return "\n".join(lines)
 
 
@@ -88,6 +97,31 @@ def _qr(text: str) -> str:
     drawn = io.StringIO()
     segno.make(text, error="m").terminal(drawn, compact=True)
     return drawn.getvalue()
+
+
+@station.command(name="password")
+def station_password(id: str, *, password: str | None = None, json: Json = False) -> None:
+    """Gives a station another password, from its next connection on, and prints it this once.
+
+    Example: voltledger station password CP-1
+    """
+    changed = with_catalog(lambda catalog: catalog.set_station_password(id, password=password))
+    emit(changed, json=json, text=_type_this(changed, "has another password"))
+
+
+@station.command(name="disable")
+def station_disable(id: str, *, json: Json = False) -> None:
+    """Lets a station connect no more; its sessions and books stay. Example: voltledger station disable CP-1"""
+    changed = with_catalog(lambda catalog: catalog.change_station(id, disabled=True))
+    text = f"Station {id} is disabled: it may not connect, and a running server ends its connection within seconds."
+    emit(changed, json=json, text=text)
+
+
+@station.command(name="enable")
+def station_enable(id: str, *, json: Json = False) -> None:
+    """Lets a disabled station connect again. Example: voltledger station enable CP-1"""
+    changed = with_catalog(lambda catalog: catalog.change_station(id, disabled=False))
+    emit(changed, json=json, text=f"Station {id} is enabled: it may connect.")
 
 
 @station.command(name="list")
@@ -108,7 +142,7 @@ def station_list(*, json: Json = False) -> None:
 def station_show(id: str, *, json: Json = False) -> None:
     """Shows one station. Example: voltledger station show CP-1"""
     found = with_catalog(lambda catalog: catalog.station(id))
-    emit(found, json=json, text=_plain(found))
+    emit(found, json=json, text=plain(found))
 
 
 @token.command(name="add")
@@ -182,7 +216,7 @@ def wallet_topup(user: str, amount_minor: str, *, key: str | None = None, json: 
         return _wallet(await catalog.wallet(user), user)
 
     answer = with_catalog(work)
-    text = f"The wallet of {user} holds {answer['balance_minor']} minor units of {answer['currency']}."
+    text = f"The wallet of {user} holds {money_text(answer['balance_minor'], answer['currency'])}."
     emit(answer, json=json, text=text)
 
 
@@ -190,7 +224,7 @@ def wallet_topup(user: str, amount_minor: str, *, key: str | None = None, json: 
 def wallet_show(user: str, *, json: Json = False) -> None:
     """Shows a wallet. Example: voltledger wallet show asha"""
     found = with_catalog(lambda catalog: catalog.wallet(user))
-    emit(_wallet(found, user), json=json, text=_plain(found))
+    emit(_wallet(found, user), json=json, text=plain(found))
 
 
 def _wallet(found: Any, user: str) -> dict[str, Any]:
@@ -278,8 +312,7 @@ def _number(option: str, text: str) -> Decimal:
     return value
 
 
-def _plain(value: Any) -> str:
-    import msgspec
-
+def plain(value: Any) -> str:
+    """A value as lines of names and texts."""
     fields = msgspec.to_builtins(value, enc_hook=str)
     return "\n".join(f"{name:24} {'' if text is None else text}" for name, text in fields.items())

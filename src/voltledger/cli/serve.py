@@ -16,7 +16,9 @@ from voltledger.logs import configure_logging
 T = TypeVar("T")
 
 Beside = Callable[[Node, asyncio.Event], Awaitable[None]]
-"""Work that runs beside a node until the event is set."""
+"""Work that runs beside a node until the event is set, and then ends by itself within seconds."""
+
+BESIDE_ENDS_S = 20.0
 
 
 def run_loop(main: Coroutine[Any, Any, T]) -> T:
@@ -42,10 +44,14 @@ def serve_until_stopped(settings: Settings, beside: Beside | None = None) -> Non
 
 async def _serve(settings: Settings, servers: Servers, beside: Beside | None) -> None:
     node = Node(settings, dsn=servers.dsn, redis_socket=servers.redis_socket, redis_password=servers.redis_password)
-    stop = asyncio.Event()
+    stop, at_once = asyncio.Event(), asyncio.Event()
+
+    def told() -> None:
+        (at_once if stop.is_set() else stop).set()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, told)
     await node.start()
     _calm_collector()
     helpers = [asyncio.create_task(_greet(node), name="greet")]
@@ -53,6 +59,9 @@ async def _serve(settings: Settings, servers: Servers, beside: Beside | None) ->
         helpers.append(asyncio.create_task(_beside(beside, node, stop), name="beside"))
     try:
         await stop.wait()
+        if beside is not None and not helpers[-1].done():
+            out.print("stopping: the simulated stations end their sessions first; Ctrl-C again does not wait for them")
+            await _wait_for(helpers[-1], at_once)
     finally:
         out.print("stopping ...")
         for helper in helpers:
@@ -62,6 +71,13 @@ async def _serve(settings: Settings, servers: Servers, beside: Beside | None) ->
     for result in results:
         if isinstance(result, Exception):
             raise result
+
+
+async def _wait_for(work: "asyncio.Task[None]", at_once: asyncio.Event) -> None:
+    """Waits for work that was told to end, unless somebody is in a hurry."""
+    hurry = asyncio.create_task(at_once.wait())
+    await asyncio.wait({work, hurry}, timeout=BESIDE_ENDS_S, return_when=asyncio.FIRST_COMPLETED)
+    hurry.cancel()
 
 
 def _calm_collector() -> None:

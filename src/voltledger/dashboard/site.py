@@ -36,7 +36,8 @@ def create_site(
     runtime: Runtime, sessions: Sessions, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
 ) -> Litestar:
     """The API's application with the page at `/`."""
-    return create_app(runtime, more=_handlers(_Page(runtime, now), sessions))
+    page = _Page(runtime, now)
+    return create_app(runtime, more=_handlers(page, sessions), style=page.static_url("voltledger.css"))
 
 
 class _Page:
@@ -58,7 +59,7 @@ class _Page:
         )
         self._templates.filters["exact"] = lambda at: at.strftime("%Y-%m-%d %H:%M:%S UTC")
         self._templates.filters["ago"] = ago
-        self._templates.globals["static"] = self._static_url
+        self._templates.globals["static"] = self.static_url
 
     def file(self, name: str) -> tuple[bytes, str]:
         """A file of the page and its type. Raises: NotFound."""
@@ -96,7 +97,8 @@ class _Page:
             findings=findings.items,
         )
 
-    def _static_url(self, name: str) -> str:
+    def static_url(self, name: str) -> str:
+        """Where a file of the page is; another content is another URL."""
         return f"/static/{name}?v={hashlib.sha256(self._files[name]).hexdigest()[:12]}"
 
 
@@ -133,12 +135,21 @@ def _handlers(page: _Page, sessions: Sessions) -> list[ControllerRouterHandler]:
         if code is None:
             return _html(page.render("login.html", problem=""))
         cookie = sessions.login_with_code(code)
+        if cookie is None and sessions.actor_of(request.cookies.get(COOKIE)) is not None:
+            return _go("/")
         if cookie is None:
             problem = "This link was used already or is older than ten minutes. Use an API key instead."
             return _html(page.render("login.html", problem=problem), status=401)
-        # A page that goes on by itself, not a redirect: a browser that came from elsewhere would not send a
-        # SameSite=Strict cookie along a redirect.
-        return _with_cookie(_html(page.render("welcome.html")), request, cookie)
+        # Away from the address with the code at once, so that it stays in no address bar and no history.
+        return _with_cookie(_go("/welcome"), request, cookie)
+
+    @get("/welcome", include_in_schema=False)
+    async def welcome() -> Response[str]:
+        """A page that goes on by itself.
+
+        Not a redirect: a browser that came from elsewhere does not send a SameSite=Strict cookie along one.
+        """
+        return _html(page.render("welcome.html"))
 
     @post("/login", include_in_schema=False, status_code=200)
     async def login(request: AnyRequest) -> Response[str]:
@@ -165,7 +176,7 @@ def _handlers(page: _Page, sessions: Sessions) -> list[ControllerRouterHandler]:
         content, kind = page.file(name)
         return Response(content, media_type=kind, headers={"Cache-Control": "public, max-age=31536000, immutable"})
 
-    return [home, live, login_form, login, logout, static]
+    return [home, live, login_form, welcome, login, logout, static]
 
 
 def _html(text: str, *, status: int = 200) -> Response[str]:

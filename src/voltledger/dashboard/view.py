@@ -98,6 +98,7 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
     money: list[MoneyLine]
     findings: list[tuple[FindingView, Mark]]
     finding_counts: list[tuple[str, int]]
+    open_findings: int
     loops: list[tuple[LoopRun, Mark]]
 
 
@@ -159,6 +160,7 @@ def picture(
         money=[_money_line(m) for m in overview.money],
         findings=[(f, _FINDING.get(f.state, Mark("none", "•", f.state))) for f in findings],
         finding_counts=_by_kind(overview),
+        open_findings=counts.findings_open,
         loops=[(run, _loop_mark(run)) for run in overview.loops],
     )
 
@@ -169,7 +171,7 @@ def _headline(overview: Overview, connected: int) -> Mark:
         return Mark("bad", "✕", "The books do not balance: run `voltledger verify` now.")
     if counts.findings_open:
         noun = "finding waits" if counts.findings_open == 1 else "findings wait"
-        return Mark("busy", "⚠", f"{counts.findings_open} {noun} for a decision; the books balance.")
+        return Mark("busy", "⚠", f"{counts.findings_open} {noun} for an operator; the books balance.")
     if counts.stations == 0:
         return Mark("none", "•", "No stations yet: add one with `voltledger station add`.")
     if connected == 0:
@@ -291,7 +293,7 @@ def _session_line(row: SessionRow) -> SessionLine:
     if row.estimated:
         notes.append("the energy is an estimate")
     if row.suspect:
-        notes.append("evidence disagrees: the money waits for a person")
+        notes.append("evidence disagrees: the money waits until an operator decides its finding")
     return SessionLine(
         id=str(row.id),
         mark=_SESSION.get(row.status, Mark("none", "•", row.status)),
@@ -312,6 +314,7 @@ def _money_line(money: MoneyOf) -> MoneyLine:
         return money_text(amount, money.currency)
 
     balanced = money.unexplained_minor == 0
+    owed = f", drivers owe {text(money.receivable_minor)}" if money.receivable_minor else ""
     return MoneyLine(
         currency=money.currency,
         rows=[
@@ -326,7 +329,7 @@ def _money_line(money: MoneyOf) -> MoneyLine:
         sentence=(
             f"{text(money.received_minor)} came in; {text(money.wallets_minor)} can be spent, "
             f"{text(money.held_minor)} is set aside, organisations are owed {text(money.payable_minor)}, "
-            f"fees are {text(money.fees_minor)}."
+            f"fees are {text(money.fees_minor)}{owed}."
         ),
         balanced=balanced,
     )

@@ -14,7 +14,7 @@ from voltledger.simulator.errors import (
     NothingExpected,
     SimulatorError,
 )
-from voltledger.simulator.fleet import Fleet, FleetConfig, FleetProgress, run_fleet, simulate, station_names
+from voltledger.simulator.fleet import Fleet, FleetConfig, FleetProgress, Progress, run_fleet, simulate, station_names
 from voltledger.simulator.journal import (
     Journal,
     JournalLine,
@@ -43,6 +43,7 @@ __all__ = [
     "NoAnswer",
     "NotConnected",
     "NothingExpected",
+    "Progress",
     "SimulatedStation",
     "SimulatorError",
     "Station",

@@ -28,6 +28,7 @@ class FleetProgress:
 
     stations: int
     connected: int
+    reached: int  # connected now or earlier
     finished: int
     sessions_begun: int
     sessions_ended: int
@@ -67,6 +68,7 @@ class FleetConfig:
     ramp_s: float = 0.0  # the stations connect one after the other within this time
     duration_s: float | None = None
     drain_s: float = 10.0  # how long the end waits for answers
+    journal_most_bytes: int | None = None  # None: all of it is kept; see `Journal`
     progress: Progress | None = None
     progress_every_s: float = 0.5
     tls: SSLContext | None = None
@@ -88,7 +90,7 @@ class Fleet:
         """
         self._began = time.monotonic()
         known = last_registers(self.config.journal)
-        with Journal(self.config.journal) as journal:
+        with Journal(self.config.journal, most_bytes=self.config.journal_most_bytes) as journal:
             self.runners = {
                 settings.station: self._new_runner(settings, journal)
                 for settings in fleet_settings(self.config, registers=known)
@@ -123,6 +125,7 @@ class Fleet:
         return FleetProgress(
             stations=len(stations),
             connected=sum(runner.is_connected for runner in self.runners.values()),
+            reached=sum(runner.was_connected for runner in self.runners.values()),
             finished=sum(station.is_finished for station in stations),
             sessions_begun=sum(count.sessions_begun for count in counts),
             sessions_ended=sum(count.sessions_ended for count in counts),
@@ -264,6 +267,7 @@ async def simulate(
     retry_interval_s: float | None = None,
     progress: Progress | None = None,
     progress_every_s: float = 0.5,
+    journal_most_bytes: int | None = None,
     stop: asyncio.Event | None = None,
     tls: SSLContext | None = None,
 ) -> FleetProgress:
@@ -306,6 +310,7 @@ async def simulate(
         duration_s=duration_s,
         progress=progress,
         progress_every_s=progress_every_s,
+        journal_most_bytes=journal_most_bytes,
         tls=tls,
     )
     return await run_fleet(config, stop or asyncio.Event())

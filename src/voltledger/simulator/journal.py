@@ -74,27 +74,52 @@ _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(JournalLine)
 
 
+TRUTHS = frozenset(
+    (Kind.RUN, Kind.SESSION_BEGIN, Kind.SESSION_END, Kind.FORGOTTEN, Kind.LOST, Kind.DISCARDED, Kind.REFUSED)
+)
+"""What is true of sessions, without what was said about them on the wire."""
+
+
 class Journal:
     """The writing end, shared by all stations of one process.
+
+    With `most_bytes` it keeps the truths only, and when the file would grow beyond that it becomes `NAME.1`, in
+    place of an earlier one: a demonstration that runs for weeks fills no disk.
 
     Effects: one `write` to the file per line; an existing file is continued, never changed.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, *, most_bytes: int | None = None) -> None:
         self.path = Path(path)
+        self._most_bytes = most_bytes
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.run = uuid4().hex[:12]
         self.lines = 0
+        self._open()
+
+    def _open(self) -> None:
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         self._end_torn_line()
+        self._bytes = os.fstat(self._fd).st_size
         self.write(JournalLine(at=datetime.now(UTC), station="", kind=Kind.RUN))
 
     def write(self, line: JournalLine) -> None:
         """Adds one line; it is in the operating system's hands when this returns."""
+        if self._most_bytes is not None:
+            if line.kind not in TRUTHS:
+                return
+            if line.kind is not Kind.RUN and self._bytes >= self._most_bytes:
+                self._begin_anew()
         data = memoryview(_encoder.encode(msgspec.structs.replace(line, run=self.run)) + b"\n")
+        self._bytes += len(data)
         while data:  # a short write happens on a full disk only
             data = data[os.write(self._fd, data) :]
         self.lines += 1
+
+    def _begin_anew(self) -> None:
+        os.close(self._fd)
+        self.path.replace(older(self.path))
+        self._open()
 
     def close(self) -> None:
         """Closes the file; a second time does nothing."""
@@ -114,6 +139,12 @@ class Journal:
         size = os.lseek(self._fd, 0, os.SEEK_END)
         if size and os.pread(self._fd, 1, size - 1) != b"\n":
             os.write(self._fd, b"\n")
+
+
+def older(path: Path | str) -> Path:
+    """Where a journal of limited size keeps the part before its file."""
+    path = Path(path)
+    return path.with_name(f"{path.name}.1")
 
 
 def read_journal(path: Path | str) -> Iterator[JournalLine]:
@@ -199,11 +230,10 @@ def true_sessions(path: Path | str) -> list[TrueSession]:
 def last_registers(path: Path | str) -> dict[tuple[str, int], int]:
     """The last known register of each (station, connector), so that a later run continues its meters."""
     registers: dict[tuple[str, int], int] = {}
-    if not Path(path).exists():
-        return registers
-    for line in read_journal(path):
-        if line.connector is not None and line.register_wh is not None:
-            registers[line.station, line.connector] = line.register_wh
+    for part in (older(path), Path(path)):
+        for line in read_journal(part) if part.exists() else ():
+            if line.connector is not None and line.register_wh is not None:
+                registers[line.station, line.connector] = line.register_wh
     return registers
 
 

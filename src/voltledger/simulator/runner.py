@@ -41,6 +41,7 @@ class StationRunner:
         self.station = station
         self.address = address
         self.last_failure: str | None = None
+        self.was_connected = False  # at some time in this run
         self._journal = journal
         self._reconnect_s = reconnect_s
         self._reconnect_max_s = reconnect_max_s
@@ -196,6 +197,7 @@ class StationRunner:
 
     def _become_current(self, socket: ClientConnection) -> None:
         self._socket = socket
+        self.was_connected = True
         self.last_failure = None
         self._note(Kind.CONNECTED)
 

@@ -21,6 +21,7 @@ from voltledger.api import create_app
 from voltledger.config import Address, Settings
 from voltledger.domain.commands import Command
 from voltledger.domain.errors import DomainError
+from voltledger.domain.identifiers import StationId
 from voltledger.services.catalog import Catalog
 from voltledger.services.runtime import CallOutcome, ConnectionInfo, Health, LoopHealth, Runtime
 from voltledger.storage.postgres.catalog import PostgresCatalogStore
@@ -65,6 +66,9 @@ class FakePresence:
 
     def connected(self) -> Mapping[str, ConnectionInfo]:
         return self.connections
+
+    async def close_station(self, station_id: StationId, reason: str) -> None:
+        self.connections.pop(station_id, None)
 
 
 @dataclass
@@ -202,9 +206,11 @@ async def insert_session(
     energy_wh: int = 0,
     power_w: float | None = None,
     transaction_ref: str | None = None,
+    id: UUID | None = None,
+    created_at: datetime = NOW,
 ) -> UUID:
     """A session as the core would have written it."""
-    session_id = UUID(int=uuids.uuid7().int)
+    session_id = id or UUID(int=uuids.uuid7().int)
     started = None if status == "PENDING" else NOW
     await connection.execute(
         "INSERT INTO charging_session (id, station_id, evse_id, connector_id, organization_id, status, origin,"
@@ -216,7 +222,7 @@ async def insert_session(
         evse_id,
         status,
         user,
-        NOW,
+        created_at,
         started,
         energy_wh,
         power_w,

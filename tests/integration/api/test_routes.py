@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -27,6 +28,7 @@ from voltledger.domain.errors import CurrencyMismatch, InsufficientFunds, NotPos
 from voltledger.services.catalog import ROLES
 from voltledger.services.runtime import CallOutcome, ConnectionInfo
 from voltledger.storage.postgres.pool import Database
+from voltledger.storage.postgres.queries import SQL
 
 SESSION_MEMBERS = [
     "id", "status", "station", "connector", "user", "transaction_id", "started_at", "ended_at", "stop_reason",
@@ -136,7 +138,7 @@ async def test_every_answer_carries_the_security_headers_and_a_request_id(world:
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic YTpi", "Bearer vl_guess", "Bearer \xe9"])
 async def test_without_a_valid_key_there_is_nothing(world: World, header: str | None) -> None:
-    headers = {} if header is None else {"Authorization": header.encode("latin-1")}
+    headers: Any = {} if header is None else {"Authorization": header.encode("latin-1")}
     answer = await world.client.get("/api/v1/stations", headers=headers)
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"] == "Bearer"
@@ -315,6 +317,109 @@ async def test_lists_come_in_pages_that_miss_and_repeat_nothing(world: World) ->
         assert len(seen) == len(set(seen)) == count
 
 
+async def test_sessions_come_newest_first_though_ids_made_from_keys_do_not_sort_by_time(world: World) -> None:
+    made = [  # a version 8 id, then a version 7 one, in turns
+        await insert_session(
+            world.sql,
+            "CP-1",
+            user="anna",
+            evse_id=number,
+            id=UUID(f"{'f' if number % 4 == 0 else '0'}1234567-89ab-8def-8000-{number:012}")
+            if number % 2 == 0
+            else None,
+            created_at=NOW + timedelta(seconds=number // 3),
+        )
+        for number in range(9)
+    ]
+    times = {str(id): number // 3 for number, id in enumerate(made)}
+    wanted = sorted(times, key=lambda id: (times[id], UUID(id).int), reverse=True)
+    for path in ("/sessions?", "/sessions?station=CP-1&", "/sessions?user=anna&"):
+        listed: list[str] = []
+        cursor = ""
+        while True:
+            page = (await world.get(f"{path}limit=2{cursor}")).json()
+            listed += [item["id"] for item in page["items"]]
+            if page["next_cursor"] is None:
+                break
+            cursor = f"&cursor={page['next_cursor']}"
+        assert listed == wanted, path
+    shown = await world.catalog.station("CP-1")
+    assert [str(open.id) for open in shown.sessions] == wanted
+
+
+async def test_the_newest_sessions_are_read_from_an_index(world: World) -> None:
+    text = SQL["catalog_sessions"]
+    await world.sql.execute(
+        "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; "
+        "SET plan_cache_mode = force_generic_plan"
+    )
+    await world.sql.execute(f"PREPARE newest AS {text}")
+    rows = await world.sql.fetch("EXPLAIN EXECUTE newest(now(), NULL, NULL, NULL, NULL, 10)")
+    plan = "\n".join(row[0] for row in rows)
+    assert "session_newest" in plan, plan
+    assert "Sort" not in plan, plan
+
+
+async def test_a_station_that_is_disabled_loses_its_connection(world: World) -> None:
+    world.presence.connections["CP-1"] = ConnectionInfo(version="ocpp1.6", since=NOW)
+    assert (await world.ask("PATCH", "/api/v1/stations/CP-1", json={"connectors": 2})).json()["connected"]
+    assert await world.catalog.disabled_among(["CP-1"]) == []
+    changed = await world.ask("PATCH", "/api/v1/stations/CP-1", json={"disabled": True})
+    assert (changed.status_code, changed.json()["connected"]) == (200, False)
+    assert await world.catalog.disabled_among(["CP-1", "CP-2"]) == ["CP-1"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field", "problem"),
+    [
+        (
+            "/wallets/anna/topups",
+            {"amount_minor": 12.5},
+            "amount_minor",
+            "must be a whole number, such as 50000 (minor units: 500.00 INR); it was a number with decimals",
+        ),
+        ("/wallets/anna/topups", {"amount_minor": 0}, "amount_minor", "must be a whole number, at least 1, such as"),
+        ("/stations", {"id": 5}, "id", 'must be a text, such as "text"; it was a number'),
+        (
+            "/stations",
+            {"id": "X", "connectors": "two"},
+            "connectors",
+            "must be a whole number, such as 1; it was a text",
+        ),
+        ("/stations", {"id": "X", "ocpp_versions": "1.6"}, "ocpp_versions", 'must be a list, such as ["ocpp1.6"]'),
+        ("/tokens", {"value": "X", "expires_at": "soon"}, "expires_at", "must be a time with its offset, such as"),
+        ("/tokens", {"value": "X", "status": "Perhaps"}, "status", "must be one of the words"),
+        ("/stations", ["X"], "body", "must be an object with members"),
+    ],
+)
+async def test_a_wrong_field_is_said_in_words_with_an_example(
+    world: World, path: str, body: Any, field: str, problem: str
+) -> None:
+    answer = await world.post(path, body)
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == field
+    assert answer.json()["errors"][0]["problem"].startswith(problem), answer.json()
+    for word in ("`", "Expected", "int", "str"):
+        assert word not in answer.json()["detail"].replace("such as", ""), answer.json()
+
+
+@pytest.mark.parametrize("password", ["", "x", "123"])
+async def test_a_short_password_is_refused(world: World, password: str) -> None:
+    for path, body in (("/stations", {"id": "NEW"}), ("/stations/CP-1/password", {})):
+        answer = await world.post(path, {**body, "password": password})
+        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "password")
+        assert "4 to 128 characters" in answer.json()["detail"]
+    assert (await world.post("/stations", {"id": "NEW", "password": "12345678"})).status_code == 201
+
+
+async def test_the_list_of_operations_has_a_title_and_a_way_back_and_loads_nothing_from_elsewhere(world: World) -> None:
+    text = (await world.ask("GET", "/docs", role=None)).text
+    assert "<title>API · voltledger</title>" in text
+    assert '<a href="/">' in text
+    assert 'id="sessions"' in text
+    assert "//" not in text.replace("<!doctype", ""), "no address of another server"
+
+
 async def test_a_token_is_compared_without_case_and_shown_as_given(world: World) -> None:
     made = await world.post("/tokens", {"value": " deadBEEF ", "user": "anna", "group": "fleet"})
     assert (made.status_code, made.json()["value"]) == (201, "deadBEEF")
@@ -404,7 +509,7 @@ async def test_a_raw_call_is_sent_as_it_is_and_its_outcomes_are_told(world: Worl
         ("CP-1", "SetChargingProfile", '{"csChargingProfiles":{"b":1.0,"a":"x  y"},"connectorId":1}', 2.5)
     ]
     for outcome in ("call_error", "timeout", "unknown"):
-        world.commands.outcome = CallOutcome(outcome=outcome, call_id="c-9")  # type: ignore[arg-type]
+        world.commands.outcome = CallOutcome(outcome=outcome, call_id="c-9")
         told = await world.post("/stations/CP-1/calls/Reset", {})
         assert (told.status_code, told.json()["outcome"]) == (200, outcome)
     world.commands.outcome = CallOutcome(outcome="not_connected", call_id="c-9")

@@ -36,7 +36,8 @@ def program(folder: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 class Cli:
     """The same command line in this process: no start of Python for each answer."""
 
-    def __init__(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, dsn: str) -> None:
+        self.dsn = dsn
         self._capsys = capsys
         self._monkeypatch = monkeypatch
 
@@ -75,4 +76,4 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, fol
     monkeypatch.setenv("DATABASE_URL", database_dsn)
     monkeypatch.setenv("VOLTLEDGER_DATA", str(folder / "data"))
     monkeypatch.chdir(folder)
-    return Cli(capsys, monkeypatch)
+    return Cli(capsys, monkeypatch, database_dsn)

@@ -13,7 +13,7 @@ from voltledger.cli.app import app
 from voltledger.config import describe_settings
 
 CONTRACT = {"serve", "demo", "simulate", "migrate", "doctor", "reconcile", "explain"}
-GROUPS = {"station", "token", "user", "org", "wallet", "tariff", "apikey"}
+GROUPS = {"station", "token", "user", "org", "wallet", "tariff", "apikey", "session", "finding"}
 
 
 def _commands(of: App, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

@@ -88,7 +88,7 @@ def test_logging_out_ends_the_login_at_once(sessions: Sessions) -> None:
 
 
 def test_the_oldest_code_gives_way_when_there_are_too_many(sessions: Sessions) -> None:
-    first = sessions.make_login_code()
+    first = last = sessions.make_login_code()
     for _ in range(MOST):
         last = sessions.make_login_code()
     assert sessions.login_with_code(first) is None

@@ -152,6 +152,24 @@ def test_energy_beyond_the_payment_is_said_to_be_owed() -> None:
     assert "; 46.90 INR is owed to us; " in money_sentence(row)
 
 
+def test_what_a_running_session_used_beyond_its_payment_is_said() -> None:
+    row = msgspec.structs.replace(ROW, status="ONGOING", settled_at=None, ended_at=None, paid_minor=20_000)
+    assert money_sentence(row) == (
+        "Paid 200.00 INR, used 12.345 kWh x 20.00 = 246.90 INR, 46.90 INR of it not paid for so far."
+    )
+    assert "not paid for" not in money_sentence(msgspec.structs.replace(row, paid_minor=24_690))
+
+
+def test_the_sentence_of_the_books_names_what_drivers_owe() -> None:
+    owing = msgspec.structs.replace(BOOKS, receivable_minor=7, payable_minor=16)
+    for books, words in ((owing, "fees are 0.01 INR, drivers owe 0.07 INR."), (BOOKS, "fees are 0.01 INR.")):
+        shown = picture(
+            now=NOW, overview=_overview(money=books), stations=[], connected={}, running=[], ended=[], findings=[]
+        )
+        assert shown.money[0].sentence.endswith(words)
+        assert shown.money[0].balanced
+
+
 def test_an_ended_session_that_is_not_settled_says_so() -> None:
     assert money_sentence(msgspec.structs.replace(ROW, settled_at=None)).endswith("; not settled yet.")
 
@@ -180,8 +198,8 @@ def test_a_sentence_stands_where_the_truths_disagree(
         (_overview(), 1, "All right"),
         (_overview(), 0, "No station is connected"),
         (_overview(stations=0), 0, "No stations yet"),
-        (_overview(findings_open=1), 1, "1 finding waits"),
-        (_overview(findings_open=2), 1, "2 findings wait"),
+        (_overview(findings_open=1), 1, "1 finding waits for an operator"),
+        (_overview(findings_open=2), 1, "2 findings wait for an operator"),
         (_overview(money=msgspec.structs.replace(BOOKS, held_minor=21)), 1, "The books do not balance"),
     ],
 )

@@ -77,3 +77,28 @@ def test_damage_anywhere_else_is_an_error(tmp_path: Path) -> None:
     path.write_bytes(b"\n".join([lines[0], b"rubbish", lines[2], b""]))
     with pytest.raises(JournalDamaged, match="line 2"):
         list(read_journal(path))
+
+
+def test_a_journal_of_limited_size_keeps_truths_only_and_the_registers_of_both_its_parts(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    with Journal(path, most_bytes=5_000) as journal:
+        journal.write(JournalLine(at=AT, station="OLD", kind=Kind.SESSION_END, session=1, connector=1, register_wh=7))
+        for number in range(25):
+            journal.write(line(Kind.SESSION_BEGIN, token="T", register_wh=number * 10))
+            journal.write(line(Kind.SENT, fact=1, action="MeterValues", payload={"much": "x" * 200}))
+            journal.write(line(Kind.SESSION_END, register_wh=number * 10 + 5))
+    parts = [path, path.with_name("j.jsonl.1")]
+    assert all(part.stat().st_size < 5_300 for part in parts)
+    kinds = {one.kind for part in parts for one in read_journal(part)}
+    assert kinds == {Kind.RUN, Kind.SESSION_BEGIN, Kind.SESSION_END}
+    assert last_registers(path) == {("OLD", 1): 7, ("S", 1): 245}, "the meters of both parts go on"
+    assert true_sessions(path)[-1].energy_wh == 5
+
+
+def test_a_journal_without_a_limit_keeps_everything(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    with Journal(path) as journal:
+        for _ in range(100):
+            journal.write(line(Kind.SENT, fact=1, action="MeterValues", payload={"much": "x" * 200}))
+    assert sum(one.kind is Kind.SENT for one in read_journal(path)) == 100
+    assert list(tmp_path.iterdir()) == [path]

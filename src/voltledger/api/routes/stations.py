@@ -38,7 +38,7 @@ from voltledger.domain.commands import (
     WriteConfiguration,
 )
 from voltledger.domain.errors import InvalidInput, NotPossibleNow
-from voltledger.domain.identifiers import TransactionRef, normal_token
+from voltledger.domain.identifiers import StationId, TransactionRef, normal_token
 from voltledger.services.catalog import Frame, Page, Station, StationAdded, Tariff
 from voltledger.services.runtime import CallOutcome, ConnectionInfo
 
@@ -91,8 +91,11 @@ async def show_station(request: AnyRequest, station_id: FromPath[str]) -> Statio
 
 @patch("/stations/{station_id:str}", summary="Change or disable a station")
 async def change_station(request: AnyRequest, station_id: FromPath[str], data: JSONBody[StationChange]) -> StationNow:
-    """What is not given stays as it is."""
-    changed = await runtime_of(request).catalog.change_station(station_id, **msgspec.structs.asdict(data))
+    """What is not given stays as it is. A station that is disabled loses its connection at once."""
+    runtime = runtime_of(request)
+    changed = await runtime.catalog.change_station(station_id, **msgspec.structs.asdict(data))
+    if data.disabled:
+        await runtime.presence.close_station(StationId(changed.id), "disabled")
     return _now(request, changed)
 
 

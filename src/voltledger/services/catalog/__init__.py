@@ -16,7 +16,7 @@ from voltledger.services.catalog.amounts import money_sentence, session_of
 from voltledger.services.catalog.catalog import Catalog
 from voltledger.services.catalog.keys import ROLES, Role
 from voltledger.services.catalog.pages import MAX_PAGE
-from voltledger.services.catalog.passwords import new_password
+from voltledger.services.catalog.passwords import WEAK_PASSWORD, new_password
 from voltledger.services.catalog.people import MAX_AMOUNT_MINOR
 from voltledger.services.catalog.stations import OCPP_VERSIONS, station_url
 from voltledger.services.catalog.store import CatalogStore, CatalogWork
@@ -49,6 +49,7 @@ from voltledger.services.catalog.views.people import (
 )
 from voltledger.services.catalog.views.sessions import (
     AskedOf,
+    FactView,
     ReadingRow,
     Session,
     SessionRow,
@@ -62,6 +63,7 @@ __all__ = [
     "MAX_PAGE",
     "OCPP_VERSIONS",
     "ROLES",
+    "WEAK_PASSWORD",
     "AccountView",
     "Actor",
     "ApiKey",
@@ -73,6 +75,7 @@ __all__ = [
     "Connector",
     "Counts",
     "EntryView",
+    "FactView",
     "FeedPlace",
     "FeedRow",
     "FindingCount",

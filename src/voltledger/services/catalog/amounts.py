@@ -59,6 +59,9 @@ def money_sentence(row: SessionRow) -> str:
     session = session_of(row)
     used = f"{_paid(session)}, {_used(row, session)}"
     if session.settled_at is None:
+        beyond = session.cost_minor - session.paid_minor
+        if beyond > 0:
+            used += f", {money_text(beyond, row.currency)} of it not paid for"
         running = State(row.status) not in ENDED
         return f"{used} so far." if running else f"{used}; not settled yet."
     return f"{used}, {_where_it_went(row, session)}."

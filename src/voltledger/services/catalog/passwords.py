@@ -9,6 +9,10 @@ from voltledger.services.credentials import hash_password
 
 _LETTERS = string.ascii_letters + string.digits + "-_"
 _LENGTH = 24
+LEAST_PASSWORD = 4
+"""A shorter one is refused."""
+WEAK_PASSWORD = 16
+"""A shorter one is taken, with a warning to people: OCPP 1.6 security wants 16 to 20 bytes (AuthorizationKey)."""
 
 
 def new_password() -> str:
@@ -23,6 +27,10 @@ async def secret_for(password: str | None, *, wanted: bool) -> tuple[str | None,
             return None, None
         made = new_password()
         return made, hash_password(made, generated=True)
-    if not 1 <= len(password) <= 128 or not password.isprintable():
-        raise InvalidInput("password", "must be 1 to 128 characters without control characters")
+    if not LEAST_PASSWORD <= len(password) <= 128 or not password.isprintable():
+        raise InvalidInput(
+            "password",
+            f"must be {LEAST_PASSWORD} to 128 characters without control characters, better {WEAK_PASSWORD} or more; "
+            "leave it out and one is made",
+        )
     return password, await asyncio.to_thread(hash_password, password, generated=False)

@@ -15,6 +15,7 @@ from voltledger.services.catalog.views.base import Page
 from voltledger.services.catalog.views.books import EntryView, FindingView
 from voltledger.services.catalog.views.sessions import (
     AskedOf,
+    FactView,
     ReadingRow,
     Session,
     SessionRow,
@@ -36,11 +37,11 @@ class Sessions(Subject):
         limit: int = 50,
     ) -> Page[SessionRow]:
         """Sessions, newest first, with everything that a page shows of them."""
-        part = Slice.of(cursor, limit, UUID)
+        part = Slice.of(cursor, limit, datetime, UUID)
         wanted = _states(status)
         async with self._store.unit_of_work() as work:
             return await read_page(
-                work, "catalog_sessions", SessionRow, part, wanted, station, user, key=lambda s: (s.id,)
+                work, "catalog_sessions", SessionRow, part, wanted, station, user, key=lambda s: (s.created_at, s.id)
             )
 
     async def sessions(
@@ -77,9 +78,12 @@ class Sessions(Subject):
         async with self._store.unit_of_work() as work:
             row = await _session(work, id, user)
             entries = await work.many("catalog_entries", EntryView, None, None, id, MAX_PAGE)
+            facts = await work.many("catalog_facts_of_session", FactView, row.station, id, MAX_PAGE)
             return SessionStory(
                 session=session_of(row),
                 sentence=money_sentence(row),
+                created_at=row.created_at,
+                facts=facts,
                 settlements=await work.many("catalog_settlements", SettlementView, id),
                 entries=list(reversed(await with_postings(work, entries))),
                 findings=await work.many("catalog_findings", FindingView, None, None, None, None, id, MAX_PAGE),

@@ -1,6 +1,5 @@
 """Stations: registered, shown with what they said of their connectors, changed, and what they said on the wire."""
 
-import re
 from collections.abc import Sequence
 from decimal import Decimal
 from urllib.parse import quote
@@ -16,13 +15,11 @@ from voltledger.services.catalog.store import CatalogWork, add, change, found
 from voltledger.services.catalog.subject import Subject
 from voltledger.services.catalog.tariffs import insert_tariff
 from voltledger.services.catalog.values import identity_of
-from voltledger.services.catalog.views.base import Page
+from voltledger.services.catalog.views.base import Page, Value
 from voltledger.services.catalog.views.stations import Connector, Frame, OpenSession, Station, StationAdded
+from voltledger.services.masking import mask
 
 OCPP_VERSIONS = ("ocpp1.6", "ocpp2.0.1", "ocpp2.1")
-
-_SECRET_NAMES = ("AuthorizationKey", "BasicAuthPassword", "basicAuthPassword")
-_SECRET_VALUE = re.compile(r'("(?:value|attributeValue|basicAuthPassword)"\s*:\s*)"(?:[^"\\]|\\.)*"')
 
 
 class Stations(Subject):
@@ -77,6 +74,11 @@ class Stations(Subject):
         """One station with its connectors and open sessions. Raises: NotFound."""
         async with self._store.unit_of_work() as work:
             return (await _with_connectors(work, [await station_row(work, id)]))[0]
+
+    async def disabled_among(self, ids: Sequence[str]) -> list[str]:
+        """Which of these stations were disabled: their sockets are to be closed."""
+        async with self._store.unit_of_work() as work:
+            return [row.value for row in await work.many("catalog_stations_disabled", Value, list(ids))]
 
     async def change_station(
         self,
@@ -167,6 +169,5 @@ async def _with_connectors(work: CatalogWork, stations: list[Station]) -> list[S
 
 def _masked(frame: Frame) -> Frame:
     """The frame without the passwords that a configuration message may carry."""
-    if not any(name in frame.payload for name in _SECRET_NAMES):
-        return frame
-    return msgspec.structs.replace(frame, payload=_SECRET_VALUE.sub(r'\1"***"', frame.payload))
+    payload = mask(frame.action, frame.payload)
+    return frame if payload == frame.payload else msgspec.structs.replace(frame, payload=payload)

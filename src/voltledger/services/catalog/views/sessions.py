@@ -111,11 +111,25 @@ class AskedOf(View, frozen=True, kw_only=True):
     answered_at: datetime | None
 
 
+class FactView(View, frozen=True, kw_only=True):
+    """Something that the station reported of a session; `received_at` is our clock."""
+
+    action: str
+    state: str
+    received_at: datetime
+    repeats: int
+
+
 class SessionStory(View, frozen=True, kw_only=True):
-    """Why a session's amounts are what they are: the sentence, and everything behind it."""
+    """Why a session's amounts are what they are: the sentence, and everything behind it.
+
+    `created_at`, `facts` and what follows are times of our clock; `started_at` and `ended_at` are the station's.
+    """
 
     session: Session
     sentence: str
+    created_at: datetime
+    facts: list[FactView]
     settlements: list[SettlementView]
     entries: list[EntryView]
     findings: list[FindingView]
