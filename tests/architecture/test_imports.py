@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ SOURCE = Path(__file__).parents[2] / "src"
 
 # Who may import what of ours. A part that is not named here may not be imported into a part that is.
 # Every part may import itself and the parts in EVERYWHERE, except where `domain` says otherwise.
-EVERYWHERE = {"errors", "config", "logs"}
+EVERYWHERE = {"errors", "config", "logs", "failpoints"}
 PORTS = ("storage.ports", "storage.errors")
 MAY_IMPORT: dict[str, set[str]] = {
     "domain": set(),
@@ -30,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "domain",
         *PORTS,
         "bootstrap",
+        "checker",
         "embedded",
         "simulator",
         "api",
@@ -38,6 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "simulator": {"ocpp"},
     "embedded": set(),
+    "checker": set(),
     "config": set(),
     "errors": set(),
     "logs": set(),
@@ -74,6 +77,9 @@ IMPURE_MODULES = {
     "uuid_utils",
     "websockets",
 }
+# The checker judges the others, so it shares no code with them, and needs little besides.
+SEALED = "checker"
+SEALED_NEEDS = {"asyncpg", "msgspec"}
 IMPURE_CALLS = {"now", "utcnow", "today", "uuid1", "uuid4", "uuid7", "open", "print", "input"}
 # Only `bootstrap` knows concrete storage, which is these folders; `migrate` needs the runner alone.
 CONCRETE_STORAGE = ("storage.postgres", "storage.redis", "storage.memory")
@@ -93,6 +99,8 @@ def _import_violations(module: str, tree: ast.AST, is_package: bool) -> Iterator
         if not target.startswith("voltledger"):
             if part.split(".")[0] == PURE and _is_impure(target):
                 yield f"{module}:{line} is pure and imports {target}"
+            if part == SEALED and target.split(".")[0] not in sys.stdlib_module_names | SEALED_NEEDS:
+                yield f"{module}:{line} is sealed and imports {target}"
             continue
         inner = target.removeprefix("voltledger").lstrip(".")
         if inner and not _may(part, inner):
@@ -111,7 +119,7 @@ def _may(part: str, target: str) -> bool:
         return True
     if top not in MAY_IMPORT:  # bootstrap, __main__ and whatever else starts the program
         return True
-    if top != PURE and target.split(".")[0] in EVERYWHERE | {"__version__"}:
+    if top not in (PURE, SEALED) and target.split(".")[0] in EVERYWHERE | {"__version__"}:
         return True
     return any(_within(target, allowed) for allowed in MAY_IMPORT.get(part, MAY_IMPORT[top]))
 
@@ -213,6 +221,13 @@ def test_imports_point_inward() -> None:
         ("sync.loops", "from voltledger.gateway import server"),
         ("embedded.postgres", "from voltledger.storage.postgres import migrate"),
         ("domain.a", "if TYPE_CHECKING:\n    from voltledger.ocpp import rpc"),
+        ("checker.rules.money", "from voltledger.domain.billing.charges import charge_session"),
+        ("checker.journals", "from voltledger.simulator.journal import Kind"),
+        ("checker.judging", "from voltledger.errors import UserFacingError"),
+        ("checker.judging", "from voltledger import __version__"),
+        ("checker.dump", "from voltledger.storage.ports import FactKey"),
+        ("checker.redis_state", "from redis.asyncio import Redis"),
+        ("services.intake", "from voltledger.checker import judge"),
     ],
 )
 def test_a_planted_violation_is_found(module: str, source: str) -> None:
@@ -238,6 +253,8 @@ def test_a_planted_violation_is_found(module: str, source: str) -> None:
         ("cli.migrate", "from voltledger.storage.postgres.migrate import migrate"),
         ("bootstrap", "from voltledger.storage.postgres import store\nfrom voltledger.gateway import server"),
         ("simulator.station", "from voltledger.ocpp import rpc"),
+        ("checker.dump", "import asyncpg, msgspec\nfrom voltledger.checker.errors import CheckerError"),
+        ("cli.verify", "from voltledger.checker import verify"),
         ("api.routes", "from voltledger import __version__"),
     ],
 )

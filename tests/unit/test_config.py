@@ -94,6 +94,11 @@ def test_a_bad_value_stops_the_start_with_one_line_that_names_it(variable: str, 
     assert "\n" not in line
 
 
+def test_bounds_of_seconds_are_said_as_people_read_them() -> None:
+    with pytest.raises(ConfigError, match=r"from 0 to 31536000 \(365 days\)"):
+        load_settings({"VOLTLEDGER_GHOST_GRACE_S": "-1"})
+
+
 @pytest.mark.parametrize(
     ("variable", "hint"),
     [

@@ -15,7 +15,9 @@ import msgspec
 from voltledger.domain import commands as domain_commands
 from voltledger.domain.commands import Command
 from voltledger.domain.identifiers import StationId
-from voltledger.gateway.connection import StationConnection, WireOutcome, mask
+from voltledger.failpoints import ARMED, fp
+from voltledger.gateway.connection import StationConnection, WireOutcome
+from voltledger.gateway.masking import mask
 from voltledger.gateway.registry import ConnectionRegistry
 from voltledger.logs import get_logger, log_failure, log_ocpp
 from voltledger.ocpp.action import Unsupported
@@ -173,6 +175,8 @@ class StationCommands:
             return
         await self._store.expire_commands()
         for queued in await self._store.claim_commands(free, self._node):
+            if ARMED:
+                await fp("command.claimed")
             task = asyncio.create_task(self._send_one(queued), name=f"command-{queued.id}")
             self._busy[queued.station_id] = task
             task.add_done_callback(partial(self._freed, queued.station_id))
@@ -187,7 +191,11 @@ class StationCommands:
             outcome = CallOutcome(outcome="not_connected", response=None, call_id=str(queued.id))
         else:
             outcome = await self._send_translated(connection, queued)
+        if ARMED:
+            await fp("command.answered")
         await self._finish(queued.id, outcome)
+        if ARMED:
+            await fp("command.finished")
         log_ocpp(log, "command", station=queued.station_id, action=queued.action, outcome=outcome.outcome)
         try:
             await self._on_outcome(queued, outcome)

@@ -9,7 +9,7 @@ import contextlib
 import uuid
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
@@ -19,6 +19,8 @@ from websockets.exceptions import ConnectionClosed
 
 from voltledger.domain.events import Answer, Booted, StatusReported
 from voltledger.domain.identifiers import StationId
+from voltledger.failpoints import ARMED, fp
+from voltledger.gateway.masking import mask
 from voltledger.logs import get_logger, log_failure, log_ocpp, log_orphan
 from voltledger.ocpp.action import Delivery
 from voltledger.ocpp.registry import Dialect, Inbound, Refusal
@@ -45,6 +47,7 @@ from voltledger.storage.ports import FrameRecord
 log = get_logger(__name__)
 
 MAX_WAITING_CALLS = 16
+MAX_MISHANDLED = 10_000
 TRY_AGAIN_LATER = 1013
 INTERNAL_ERROR = 1011
 
@@ -67,6 +70,8 @@ class ConnectionServices:
     first_frame: Callable[["StationConnection"], Any]
     keep_frame: Callable[[FrameRecord], None]
     count: Callable[[str, str, str], None]
+    mishandled: set[tuple[StationId, bytes | None]] = field(default_factory=set)
+    """Transaction messages that made our code fail once, of stations that were sent away for it."""
 
 
 class StationConnection:
@@ -110,6 +115,8 @@ class StationConnection:
     # --- what the station sends ---------------------------------------------------------------
 
     async def _take(self, message: str | bytes) -> None:
+        if ARMED:
+            await fp("frame.received")
         self.last_frame_at = self._services.now()
         if self.epoch == 0:
             await self._services.first_frame(self)
@@ -139,18 +146,59 @@ class StationConnection:
             try:
                 answer = await self._handle(call)
                 self._services.count(self.dialect.version, call.action, "in")
+                if ARMED:
+                    await fp("answer.before_send")
                 await self.socket.send(answer)
+                if ARMED:
+                    await fp("answer.sent")
             except ConnectionClosed:
                 continue  # The facts that follow were read and are recorded all the same.
             except NotRecorded:
-                self._waiting.clear()
-                self._room.set()
-                await self.close(TRY_AGAIN_LATER, "try again later")
+                await self._send_away(TRY_AGAIN_LATER)
                 return
+            except asyncio.CancelledError:
+                # Nobody would ever answer this call: a cut line costs the station no attempt, a timeout does.
+                self.socket.transport.abort()
+                raise
             except Exception as error:
-                # Our own mistake with one call: it is refused, and those behind it must not wait for ever.
+                # Our own mistake with one call; those behind it must not wait for ever.
                 log_failure(log, "a call made our code fail", station=self.station_id, exc_info=error)
-                await self._refuse(call)
+                if not await self._after_mistake(call, error):
+                    return
+
+    async def _send_away(self, code: int) -> None:
+        self._waiting.clear()
+        self._room.set()
+        await self.close(code, "try again later")
+
+    async def _after_mistake(self, call: Call, error: Exception) -> bool:
+        """Whether the lane goes on after a call that made our code fail.
+
+        A transaction message is never refused: that would cost the station one of its attempts. The first time the
+        socket is closed, and the message comes again; if it fails again it is kept raw and answered.
+        """
+        raw = self.dialect.unreadable(call.action, call.payload, f"handling it failed: {type(error).__name__}")
+        if raw is None:
+            await self._refuse(call)
+            return True
+        key = (self.station_id, raw.dedupe_key)
+        if key not in self._services.mishandled:
+            if len(self._services.mishandled) >= MAX_MISHANDLED:
+                self._services.mishandled.clear()
+            self._services.mishandled.add(key)
+            await self._send_away(INTERNAL_ERROR)
+            return False
+        try:
+            answer = await self._record(call, raw, self._services.now())
+            await self.socket.send(encode_result(call, answer.encode()))
+        except ConnectionClosed:
+            return True
+        except Exception as second:
+            log_failure(log, "a fact could not even be kept raw", station=self.station_id, exc_info=second)
+            await self._send_away(INTERNAL_ERROR)
+            return False
+        self._services.mishandled.discard(key)
+        return True
 
     async def _refuse(self, call: Call) -> None:
         with contextlib.suppress(ConnectionClosed):
@@ -180,7 +228,10 @@ class StationConnection:
             dedupe_key=inbound.dedupe_key if inbound.delivery is Delivery.TRANSACTIONAL else None,
             received_at=received_at,
             encode=lambda answer: self.dialect.answer(inbound, answer),
+            version=str(self.dialect.version),
         )
+        if ARMED and fact.dedupe_key is not None:
+            await fp("fact.parsed")
         answer = await self._services.intake.submit(fact)
         if isinstance(inbound.event, Booted | StatusReported):
             self._keep_answer(call, answer)
@@ -195,21 +246,26 @@ class StationConnection:
         return payload
 
     async def _ask_frontdesk(self, inbound: Inbound, received_at: datetime) -> Answer:
-        """The answer from what is known; while the store is away it is held as facts are, then NotRecorded."""
+        """The answer from what is known.
+
+        While the store is away it is held for a while, as facts are, and then given from memory; where facts
+        are not taken at all any more, NotRecorded closes the socket.
+        """
+        event: Any = inbound.event  # the declaration's delivery says which events it makes
+        frontdesk, intake = self._services.frontdesk, self._services.intake
         clock = asyncio.get_running_loop().time
-        deadline, pause = clock() + self._services.intake.hold_s, 0.05
-        while True:
+        deadline, pause = clock() + intake.hold_s / 2, 0.05
+        while not intake.away:
             try:
-                return await self._services.frontdesk.answer(
-                    self.station_id,
-                    inbound.event,  # type: ignore[arg-type]  # likewise
-                    received_at,
-                )
-            except StoreUnavailable as error:
+                return await frontdesk.answer(self.station_id, event, received_at)
+            except StoreUnavailable:
                 if clock() + pause > deadline:
-                    raise NotRecorded from error
+                    break
             await asyncio.sleep(pause)
             pause = min(pause * 2, 0.5)
+        if not intake.answers_from_memory:
+            raise NotRecorded
+        return frontdesk.answer_from_memory(self.station_id, event, received_at)
 
     async def _refuse_frame(self, frame: BadFrame) -> None:
         log_orphan(log, "malformed frame", station=self.station_id, problem=frame.description)
@@ -247,6 +303,8 @@ class StationConnection:
         self._services.count(self.dialect.version, action, "out")
         try:
             await self.socket.send(encode_call(message_id, action, payload))
+            if ARMED:
+                await fp("command.on_wire")
             reply = await asyncio.wait_for(future, timeout_s)
         except TimeoutError:
             self._conversation.expired(asyncio.get_running_loop().time() + timeout_s)
@@ -329,8 +387,3 @@ def _reply_text(frame: CallResult | CallError | CallResultError) -> str:
 def _address(socket: ServerConnection) -> str:
     address = socket.remote_address
     return str(address[0]) if address else ""
-
-
-def mask(action: str, payload: str) -> str:
-    """A call as it may be recorded: a new station password never is."""
-    return '{"masked":true}' if action == "ChangeConfiguration" and "AuthorizationKey" in payload else payload

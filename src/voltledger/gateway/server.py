@@ -3,7 +3,7 @@
 import asyncio
 import http
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from websockets.asyncio.server import Server, ServerConnection, serve
@@ -12,6 +12,7 @@ from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
 from voltledger.errors import UserFacingError
+from voltledger.failpoints import ARMED, fp
 from voltledger.gateway.connection import ConnectionServices, StationConnection
 from voltledger.gateway.identity import station_id_of
 from voltledger.gateway.registry import ConnectionRegistry
@@ -28,7 +29,7 @@ SERVED = (Version.V16,)
 
 
 class StationListener:
-    """Accepts stations on one address."""
+    """Accepts stations on one address. `takes` says, before anything is checked, whether any may come now."""
 
     def __init__(
         self,
@@ -39,7 +40,9 @@ class StationListener:
         unknown_status: int,
         max_frame_bytes: int,
         ping_s: float,
+        takes: Callable[[], bool] = lambda: True,
     ) -> None:
+        self._takes = takes
         self._admission = admission
         self._registry = registry
         self._services = services
@@ -68,8 +71,9 @@ class StationListener:
             )
         except OSError as error:
             raise UserFacingError(
-                f"cannot listen for stations on {host}:{port} ({error.strerror or error}): "
-                "stop what uses it or set VOLTLEDGER_OCPP to another address"
+                f"{host}:{port} is in use or cannot be had ({error.strerror or error}; voltledger doctor says whether "
+                f"it is a voltledger): stop what uses it, or set VOLTLEDGER_OCPP to another address, such as "
+                f"{host}:{port + 1}"
             ) from error
         return int(next(iter(self._server.sockets)).getsockname()[1])
 
@@ -82,9 +86,13 @@ class StationListener:
 
     async def _admit(self, socket: ServerConnection, request: Request) -> Response | None:
         """The handshake: None lets it go on. Why it was refused stands in the log only."""
+        if not self._takes():
+            return _later()
         verdict = await self._admission.admit(station_id_of(request.path), _headers(request))
         if isinstance(verdict, StationAccess):
             socket.access = verdict  # type: ignore[attr-defined]
+            if ARMED:
+                await fp("handshake.checked")
             return None
         log_orphan(
             log,
@@ -94,7 +102,7 @@ class StationListener:
             remote=str((socket.remote_address or ("",))[0]),
         )
         if verdict is Denial.UNAVAILABLE:
-            return _response(http.HTTPStatus.SERVICE_UNAVAILABLE, (("Retry-After", str(5 + secrets.randbelow(25))),))
+            return _later()
         if verdict in (Denial.UNKNOWN_STATION, Denial.NO_IDENTITY) and self._unknown_status != 401:
             return _response(http.HTTPStatus(self._unknown_status), ())
         return _response(http.HTTPStatus.UNAUTHORIZED, (("WWW-Authenticate", 'Basic realm="voltledger"'),))
@@ -108,6 +116,8 @@ class StationListener:
         connection = StationConnection(socket, access.station_id, dialect(Version(socket.subprotocol)), self._services)
         self._registry.opened(connection)
         try:
+            if ARMED:
+                await fp("socket.opened")
             if self._registry.current(access.station_id) is None:
                 # Nothing to take over: a station that comes back and says nothing can be asked at once.
                 await self._services.first_frame(connection)
@@ -124,6 +134,11 @@ def _choose_version(socket: ServerConnection, offered: Sequence[Subprotocol]) ->
 def _headers(request: Request) -> dict[str, str]:
     values = request.headers.get_all("Authorization")
     return {"Authorization": values[0]} if len(values) == 1 else {}
+
+
+def _later() -> Response:
+    """Not now; at a time of its own for each station, so that they do not come back all at once."""
+    return _response(http.HTTPStatus.SERVICE_UNAVAILABLE, (("Retry-After", str(5 + secrets.randbelow(25))),))
 
 
 def _response(status: http.HTTPStatus, more: Sequence[tuple[str, str]]) -> Response:

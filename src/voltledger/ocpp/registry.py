@@ -148,6 +148,15 @@ class Dialect:
             declaration,
         )
 
+    def unreadable(self, action: str, payload: bytes | Raw, problem: str) -> Inbound | None:
+        """A transaction message to be kept raw, since handling it failed; None for every other message."""
+        found = self._strict.get(action)
+        if found is None or found[1].delivery is not Delivery.TRANSACTIONAL:
+            return None
+        _, declaration, prefix = found
+        event = FactUnreadable(action=action, problem=problem)
+        return Inbound(event, declaration.delivery, _digest(prefix, bytes(payload)), declaration)
+
     def answer(self, inbound: Inbound, answer: Answer) -> bytes:
         """The payload of the CALLRESULT."""
         declaration = inbound.declaration

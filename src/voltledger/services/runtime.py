@@ -14,6 +14,7 @@ import msgspec
 
 from voltledger.config import Settings
 from voltledger.domain.commands import Command
+from voltledger.domain.identifiers import StationId
 from voltledger.services.catalog import Catalog
 from voltledger.storage.errors import StoreContention, StoreUnavailable
 
@@ -104,6 +105,9 @@ class Presence(Protocol):
 
     def connected(self) -> Mapping[str, ConnectionInfo]:
         """The live connections by station."""
+
+    async def close_station(self, station_id: StationId, reason: str) -> None:
+        """Closes every socket of a station, as when it is disabled; nothing happens where there is none."""
 
 
 class Prepaid(Protocol):

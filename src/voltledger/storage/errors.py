@@ -3,6 +3,7 @@
 StorageError
 ├── StoreUnavailable    the database cannot be reached or refuses work now; try again later
 ├── StoreContention     another unit of work was in the way; the same again will do
+├── JournalUnavailable  this node's own journal cannot be written or read now
 └── SchemaMismatch      the schema is older or newer than this program; says what to run
 """
 
@@ -15,6 +16,10 @@ class StorageError(VoltledgerError):
 
 class StoreUnavailable(StorageError):
     """The database cannot be reached, or refuses work now; nothing was recorded for certain."""
+
+
+class JournalUnavailable(StorageError):
+    """The journal on this node's disk cannot keep anything now; nothing was kept for certain."""
 
 
 class SchemaMismatch(UserFacingError):

@@ -144,6 +144,63 @@ class Changes:
     feed: list[FeedItem] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournaledFact:
+    """A fact that was answered from this node's journal and is not in the books yet.
+
+    `number` gives the order; 0 until the journal has given one. `version` is the OCPP version it was
+    said in; `transaction_ref` the id that a start was given.
+    """
+
+    number: int = 0
+    station_id: StationId
+    version: str
+    action: str
+    message_id: str
+    payload: str
+    epoch: int
+    received_at: datetime
+    dedupe_key: bytes | None
+    transaction_ref: TransactionRef | None
+    response: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalAnswer:
+    """What a fact is answered: for a repeat of one that waits already (not `new`), what that one was."""
+
+    response: str
+    new: bool
+
+
+class FactJournal(Protocol):
+    """Where facts are kept on this node's own disk while the store is away.
+
+    Everything raises JournalUnavailable when the disk fails, is full or may not be written.
+    """
+
+    async def append(self, facts: Sequence[JournaledFact]) -> list[JournalAnswer]:
+        """Keeps facts for certain, and returns the answer of each. None at all tries whether it could."""
+
+    async def oldest(self, after: int, limit: int) -> list[JournaledFact]:
+        """The facts behind a number, in order."""
+
+    async def remove(self, numbers: Sequence[int]) -> None:
+        """Forgets facts that are in the books now."""
+
+    async def waiting(self) -> dict[StationId, int]:
+        """How many facts of each station wait."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnsweredStart:
+    """A start that was answered before it was recorded, and the transaction id that the station got."""
+
+    key: FactKey
+    transaction_ref: TransactionRef
+    response: str
+
+
 class AlreadyRecorded(Exception):
     """A fact of this unit of work is recorded already: nothing was saved; look first, then go on."""
 
@@ -160,6 +217,9 @@ class FactWork(Protocol):
     async def save(self, changes: Changes) -> None:
         """Writes everything. Raises AlreadyRecorded when a rival was first."""
 
+    async def adopt_refs(self, starts: Sequence[AnsweredStart]) -> None:
+        """Gives sessions the transaction id that their station was told; the id they had stays known."""
+
 
 class FactStore(Protocol):
     """Where facts are recorded before they are answered."""
@@ -169,6 +229,9 @@ class FactStore(Protocol):
 
     async def reserve_transaction_refs(self, count: int) -> list[TransactionRef]:
         """Transaction ids, never given twice and not to be guessed."""
+
+    async def probe(self) -> None:
+        """Writes something that means nothing. Raises StoreUnavailable while the store cannot record."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

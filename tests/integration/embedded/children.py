@@ -23,7 +23,7 @@ def main() -> int:
     try:
         if which in ("postgres", "both"):
             bin_dir = Path(postgres_bin) if postgres_bin else None
-            postgres = start_postgres(folder, bin_dir=bin_dir, durable=False)
+            postgres = start_postgres(folder, bin_dir=bin_dir)
             facts |= {"postgres": postgres.pid, "dsn": postgres.dsn, "sockets": str(postgres.socket_folder)}
         if which in ("redis", "both"):
             redis = start_redis(folder, server=os.environ.get("VOLTLEDGER_TEST_REDIS_SERVER") or None)

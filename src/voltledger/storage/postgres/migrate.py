@@ -13,6 +13,7 @@ from typing import Any
 
 import asyncpg
 
+from voltledger.failpoints import ARMED, fp
 from voltledger.storage.errors import SchemaMismatch
 
 ADVISORY_KEY = 7_021_965_041
@@ -70,6 +71,8 @@ async def _apply_missing(connection: Any) -> list[str]:
     for migration in missing:
         async with connection.transaction():
             await connection.execute(migration.sql)
+            if ARMED:
+                await fp("migrate.half")
             await connection.execute(
                 "INSERT INTO schema_migration (version, checksum) VALUES ($1, $2)",
                 migration.version,

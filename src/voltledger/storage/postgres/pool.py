@@ -22,6 +22,8 @@ AWAY = (
     OSError,
     asyncio.TimeoutError,
     asyncpg.InterfaceError,
+    # The driver lost track of a connection whose peer died in the middle of an operation.
+    asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
@@ -42,12 +44,14 @@ CONTENTION = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg
 class Database:
     """A pool of connections in the role of the server.
 
-    Effects: opens at most `size` connections when they are asked for.
+    `patience_s` is how long one statement may take. Effects: opens at most `size` connections when they
+    are asked for.
     """
 
-    def __init__(self, dsn: str, *, size: int = 8, role: str | None = APP_ROLE) -> None:
+    def __init__(self, dsn: str, *, size: int = 8, role: str | None = APP_ROLE, patience_s: float = 15) -> None:
         self._dsn = dsn
         self._size = size
+        self._patience_s = patience_s
         self.role = role
         self._pool: Any = None
         self.available = False
@@ -75,7 +79,7 @@ class Database:
             min_size=0,
             max_size=self._size,
             timeout=3,
-            command_timeout=15,
+            command_timeout=self._patience_s,
             max_inactive_connection_lifetime=120,
             server_settings=settings,
             reset=_keep,
@@ -100,7 +104,12 @@ class Database:
         """
         try:
             async with self._pool.acquire(timeout=4) as connection:
-                yield connection
+                try:
+                    yield connection
+                except (asyncio.CancelledError, asyncpg.InternalClientError):
+                    # Whoever cancels has no time left; a server that hangs would not answer a rollback either.
+                    connection.terminate()
+                    raise
         except AWAY as error:
             self.available = False
             raise StoreUnavailable(describe(error)) from error
@@ -108,9 +117,21 @@ class Database:
 
     @asynccontextmanager
     async def unit_of_work(self) -> AsyncIterator[Connection]:
-        """One connection in one database transaction: committed at the end, rolled back by an exception."""
-        async with self.connection() as connection, connection.transaction():
-            yield connection
+        """One connection in one database transaction: committed at the end, rolled back by an exception.
+
+        Cancelled, it does not wait for the rollback: the connection is cut, and the server rolls back.
+        """
+        async with self.connection() as connection:
+            transaction = connection.transaction()
+            await transaction.start()
+            try:
+                yield connection
+            except (asyncio.CancelledError, asyncpg.InternalClientError):
+                raise
+            except BaseException:
+                await transaction.rollback()
+                raise
+            await transaction.commit()
 
     @property
     def in_use(self) -> int:
