@@ -1,6 +1,6 @@
 # Every target works on a machine with python3 (3.11 or later), pip and make: ./voltledger installs the rest.
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types lock clean browser versions
+.PHONY: help run test proof lint types lock clean browser versions
 
 DEV := VOLTLEDGER_DEV=1 ./voltledger python
 PYTEST_ARGS ?= -n 2 --dist loadfile
@@ -13,6 +13,9 @@ run: ## Runs the demo: server, embedded databases, a small simulated fleet
 
 test: versions browser lint ## Checks the style and the types and runs the whole test suite
 	$(DEV) -m pytest $(PYTEST_ARGS)
+
+proof: ## Tries to break every promise, for up to 80 minutes, and leaves a report in docs/evidence
+	$(DEV) -m tools.proof $(PROOF_ARGS)
 
 lint: ## Checks the style and the types
 	$(DEV) -m ruff check .

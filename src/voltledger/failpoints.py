@@ -11,7 +11,7 @@ FAILPOINTS is `name:nth:action[,name:nth:action]`: the `nth` time that the point
 
     kill, term, stop     this process gets SIGKILL, SIGTERM or SIGSTOP
     cancel               the task that is at this point is cancelled there
-    raise:NAME           an exception is raised; the names are those of RAISED
+    raise:NAME           an exception is raised: one of RAISED, or OUR_MISTAKE
     wait                 the point says that it is reached and waits until it is told to go on
 
 FAILPOINTS_FOLDER names a folder: what is reached is written to `reached` there, a line each, and a point that waits
@@ -28,6 +28,8 @@ from typing import Final
 
 SIGNALS: Final = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "stop": signal.SIGSTOP}
 RAISED: Final = ("OSError", "MemoryError", "SerializationError", "DeadlockDetectedError", "UniqueViolationError")
+OUR_MISTAKE: Final = "ValueError"
+"""Stands for any exception that a mistake in our own code would raise."""
 PAUSE_S: Final = 0.002
 MAX_WAIT_S: Final = 60.0
 """A point that nobody tells to go on goes on by itself, so that a laboratory that died leaves no sleeper."""
@@ -59,8 +61,8 @@ def _read_arm(part: str) -> Arm:
     nth, _, action = rest.partition(":")
     if not name or not nth.isascii() or not nth.isdecimal() or int(nth) < 1:
         raise BadFailpoints(f"{part[:80]!r} is not name:nth:action, such as t1.after_inbox:1:kill")
-    if action not in (*SIGNALS, "cancel", "wait", *(f"raise:{error}" for error in RAISED)):
-        known = ", ".join((*SIGNALS, "cancel", "wait", "raise:" + "|".join(RAISED)))
+    if action not in (*SIGNALS, "cancel", "wait", *(f"raise:{error}" for error in (*RAISED, OUR_MISTAKE))):
+        known = ", ".join((*SIGNALS, "cancel", "wait", "raise:" + "|".join((*RAISED, OUR_MISTAKE))))
         raise BadFailpoints(f"{part[:80]!r} names no action that is known ({known})")
     return Arm(name=name, nth=int(nth), action=action)
 
@@ -150,6 +152,8 @@ def _error(name: str) -> BaseException:
         return OSError("a failpoint")
     if name == "MemoryError":
         return MemoryError("a failpoint")
+    if name == OUR_MISTAKE:
+        return ValueError("a failpoint")
     import asyncpg
 
     error: BaseException = getattr(asyncpg, name)("a failpoint")

@@ -99,7 +99,7 @@ def test_arms_are_read() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["x", "a:1", "a:0:kill", "a:one:kill", ":1:kill", "a:1:boom", "a:1:raise:ValueError", "a:1:kill,", "a:²:kill"],
+    ["x", "a:1", "a:0:kill", "a:one:kill", ":1:kill", "a:1:boom", "a:1:raise:KeyError", "a:1:kill,", "a:²:kill"],
 )
 def test_a_value_that_cannot_be_understood_is_refused(text: str) -> None:
     with pytest.raises(BadFailpoints):

@@ -242,7 +242,8 @@ class _Run:
     async def _terminate(self) -> None:
         """Ends the session that is in a unit of work; where none is, every session of the server."""
         async with self._books() as books:
-            busy = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'voltledger'"
+            busy = "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+            busy += " AND application_name = 'voltledger'"
             pids = [r[0] for r in await books.fetch(busy + " AND state LIKE 'idle in transaction%'")]
             pids = pids or [r[0] for r in await books.fetch(busy)]
             for pid in pids:
@@ -349,6 +350,14 @@ class _Run:
             await connection.close()
 
 
+LEFT = """
+    SELECT format('job %s %s: %s', subject, state, last_error) FROM job WHERE state <> 'done'
+    UNION ALL SELECT format('effect %s waits', effect_key) FROM outbox WHERE state = 'waiting'
+    UNION ALL SELECT format('command %s is %s', action, state) FROM command WHERE state IN ('queued', 'sending')
+    UNION ALL SELECT format('session %s is %s', transaction_ref, status) FROM charging_session
+              WHERE status IN ('PENDING', 'ONGOING', 'ORPHANED')"""
+
+
 async def wait_until_quiet(site: Site) -> None:
     """Waits until nothing waits in the books, and the server has nothing that is not in the books yet."""
 
@@ -358,6 +367,9 @@ async def wait_until_quiet(site: Site) -> None:
     books = await site.books()
     try:
         await until(is_quiet, PATIENCE_S, "nothing is left to do")
+    except LabFailed as problem:
+        left = await books.fetch(LEFT)
+        raise LabFailed(f"{problem}; left: {'; '.join(row[0] for row in left) or 'nothing in the books'}") from None
     finally:
         await books.close()
 

@@ -207,6 +207,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="a folder for log and journal of every series that fails")
     parser.add_argument("--series", help=argparse.SUPPRESS)  # a part of a run with several jobs
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is stopped, however this ends
     began = time.monotonic()
     if arguments.series:
         found = asyncio.run(run_all([tuple(pair) for pair in json.loads(arguments.series)], arguments.keep))

@@ -10,6 +10,7 @@ command that repeats such a cell is printed.
 import argparse
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -102,6 +103,7 @@ def main() -> None:
     parser.add_argument("--cell", help="one cell, as it was printed")
     parser.add_argument("--cells-from", type=Path, help="a file with cells, one a line")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is stopped, however this ends
     began = time.monotonic()
     wanted = _wanted(arguments)
     jobs = 1 if arguments.cell or arguments.cells_from else arguments.jobs

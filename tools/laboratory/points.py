@@ -268,7 +268,7 @@ POINTS: tuple[Point, ...] = (
         number=23,
         what="T1 failed by our own mistake: kept raw (T1')",
         holds="the raw row is kept, the answer is valid, somebody is told",
-        spots=(_fp("poison.before_commit", "visit", also="t1.locked:2:raise:MemoryError", reasons=in_lane),),
+        spots=(_fp("poison.before_commit", "visit", also="t1.locked:2:raise:ValueError", reasons=in_lane),),
     ),
     # --- what is in memory -----------------------------------------------------------------------------------
     Point(
@@ -482,7 +482,7 @@ AMBIGUOUS = Point(
         *_cut("visit", b"INTO settlement"),
         *_cut("visit", b"UPDATE outbox"),
         *_cut("visit", b"nextval"),
-        *_cut("poison", b"INTO inbox", 2, also="t1.locked:2:raise:MemoryError"),
+        *_cut("poison", b"INTO inbox", 2, also="t1.locked:2:raise:ValueError"),
         *_cut("nameless", b"INTO inbox", 2),
         *_cut("prepaid", b"INTO ledger_entry"),
         *_cut("prepaid", b"UPDATE command c SET"),

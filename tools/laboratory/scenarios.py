@@ -19,7 +19,7 @@ from tools.laboratory.station import Station, Visit
 from tools.laboratory.world import STATIONS, TOKEN, USER, LabFailed, Site, until
 from voltledger.simulator.connection import Address, open_socket
 
-PATIENCE_S = 90.0
+PATIENCE_S = 60.0
 """How long a scenario insists. Longer than any hold, wait and back-off in the program together."""
 
 

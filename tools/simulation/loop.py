@@ -64,6 +64,8 @@ class VirtualLoop:
                     else:
                         context.run(callback, *args)
                     self.steps += 1
+                    if self.steps > self._limit:
+                        break
                 if self.steps > self._limit:
                     raise DoesNotEnd(f"{self.steps} steps until {self._now:.0f} s of virtual time")
                 if not timers:

@@ -36,7 +36,7 @@ from voltledger.storage.ports import QueuedCommand
 if TYPE_CHECKING:
     from tools.simulation.world import World
 
-HOLD_S = 8.0
+HOLD_S = 4.0
 OWNER: ContextVar["Node | None"] = ContextVar("owner", default=None)
 
 
@@ -198,7 +198,8 @@ class Node:
 
     def _committed(self, committed: Sequence[Committed]) -> None:
         self.world.saw(committed)
-        self.nudge()
+        if any(one.decision is None or one.decision.settle or one.decision.asks for one in committed):
+            self.nudge()  # a repeat too: its first commit may have been one that nobody heard of
 
     async def _command_done(self, queued: QueuedCommand, outcome: CallOutcome) -> None:
         await self.prepaid.after_command(queued, outcome)

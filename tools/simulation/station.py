@@ -429,6 +429,8 @@ class Station:
         self.link = link
         if self.traits.ids == "counter":
             self._number = 0
+            for fact in self.queue:
+                fact.message_id = None  # ids begin anew: an older one would now be another message's
         if self.traits.boot_on_reconnect:
             self._booted = False
         if not self._booted:

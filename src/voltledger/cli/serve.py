@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from voltledger.bootstrap import Node
+from voltledger.cli.keeping import keep_running
 from voltledger.cli.output import out
 from voltledger.cli.servers import Servers, server_databases
 from voltledger.config import Settings
@@ -55,6 +56,8 @@ async def _serve(settings: Settings, servers: Servers, beside: Beside | None) ->
     await node.start()
     _calm_collector()
     helpers = [asyncio.create_task(_greet(node), name="greet")]
+    if servers.kept:
+        helpers.append(asyncio.create_task(keep_running(servers.kept), name="keep"))
     if beside is not None:
         helpers.append(asyncio.create_task(_beside(beside, node, stop), name="beside"))
     try:

@@ -5,17 +5,22 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from voltledger.bootstrap import driver_dsn
+from voltledger.cli.keeping import Kept
 from voltledger.config import Settings
 from voltledger.embedded import find_running_postgres, lock_data_folder, start_postgres, start_redis
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Servers:
-    """Addresses of both databases; `redis_socket` is None for a Redis that the settings name."""
+    """Addresses of both databases; `redis_socket` is None for a Redis that the settings name.
+
+    `kept` are the embedded ones, to be watched while the server runs.
+    """
 
     dsn: str
     redis_socket: str | None = None
     redis_password: str | None = None
+    kept: tuple[tuple[str, Kept], ...] = ()
 
 
 @contextmanager
@@ -28,17 +33,20 @@ def server_databases(settings: Settings) -> Iterator[Servers]:
     with ExitStack() as stack:
         lock = lock_data_folder(settings.data)
         stack.callback(lock.release)
+        kept: list[tuple[str, Kept]] = []
         dsn = driver_dsn(settings.database_url) if settings.database_url else None
         if dsn is None:
             postgres = start_postgres(settings.data)
             stack.callback(postgres.stop)
+            kept.append(("PostgreSQL", postgres))
             dsn = postgres.dsn
         if settings.redis_host is not None:
-            yield Servers(dsn=dsn)
+            yield Servers(dsn=dsn, kept=tuple(kept))
             return
         redis = start_redis(settings.data)
         stack.callback(redis.stop)
-        yield Servers(dsn=dsn, redis_socket=str(redis.socket_path), redis_password=redis.password)
+        kept.append(("Redis", redis))
+        yield Servers(dsn=dsn, redis_socket=str(redis.socket_path), redis_password=redis.password, kept=tuple(kept))
 
 
 @contextmanager

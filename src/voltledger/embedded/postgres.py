@@ -18,7 +18,9 @@ import secrets
 import shutil
 import signal
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -53,12 +55,33 @@ class RunningPostgres:
     socket_folder: Path
     log: Path
     _process: subprocess.Popen[bytes]
+    _spawn: Callable[[], subprocess.Popen[bytes]]
     _folder: ServerFolder
     _lock: DataFolderLock
     _owner: int
 
     def is_running(self) -> bool:
         return self._process.poll() is None
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether it has ended in order, as when somebody told it to stop."""
+        return self._process.poll() == 0
+
+    @property
+    def runs_elsewhere(self) -> bool:
+        """Whether another PostgreSQL than the one we started works on the cluster."""
+        cluster = self._folder.base / "cluster"
+        facts = _postmaster_facts(cluster)
+        return facts is not None and facts.pid != self.pid and process.works_in(facts.pid, cluster)
+
+    def start_again(self) -> None:
+        """Starts it once more after it has ended, at the same address; does not wait until it is ready.
+
+        Raises: OSError; RuntimeError outside the main thread.
+        """
+        self._process = self._spawn()
+        self.pid = self._process.pid
 
     def stop(self) -> None:
         """Ends connections, writes a checkpoint and stops. Does nothing if the server has stopped.
@@ -235,7 +258,8 @@ def _launch(
         "jit": "off",
         **({} if durable else {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}),
     }
-    child = process.spawn(
+    spawn = partial(
+        process.spawn,
         [
             binaries.folder / "postgres",
             *("-D", cluster),
@@ -246,6 +270,7 @@ def _launch(
         log=log,
         death_signal=signal.SIGINT,
     )
+    child = spawn()
 
     def is_ready() -> bool:
         facts = _postmaster_facts(cluster)
@@ -268,6 +293,7 @@ def _launch(
         socket_folder=sockets,
         log=log,
         _process=child,
+        _spawn=spawn,
         _folder=folder,
         _lock=lock,
         _owner=os.getpid(),

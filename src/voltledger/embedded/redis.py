@@ -15,7 +15,9 @@ import secrets
 import signal
 import socket
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from voltledger.embedded import process
@@ -47,12 +49,33 @@ class RunningRedis:
     pid: int
     log: Path
     _process: subprocess.Popen[bytes]
+    _spawn: Callable[[], subprocess.Popen[bytes]]
     _folder: ServerFolder
     _lock: DataFolderLock
     _owner: int
 
     def is_running(self) -> bool:
         return self._process.poll() is None
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether it has ended in order, as when somebody told it to stop."""
+        return self._process.poll() == 0
+
+    @property
+    def runs_elsewhere(self) -> bool:
+        """Never: the folder is ours, and what is in it cannot be found by another."""
+        return False
+
+    def start_again(self) -> None:
+        """Starts it once more after it has ended, at the same address and empty; does not wait until it is ready.
+
+        Raises: OSError; RuntimeError outside the main thread.
+        """
+        self.socket_path.unlink(missing_ok=True)
+        self._process = self._spawn()
+        self.pid = self._process.pid
+        (self._folder.base / "pid").write_text(f"{self.pid}\n", encoding="ascii")
 
     def stop(self) -> None:
         """Stops the server; what it held is gone. Does nothing if it has stopped."""
@@ -136,7 +159,8 @@ supervised no
 loglevel warning
 logfile ""
 """
-    child = process.spawn(
+    spawn = partial(
+        process.spawn,
         [program, "-"],
         identity=folder.identity,
         folder=work,
@@ -144,6 +168,7 @@ logfile ""
         death_signal=signal.SIGTERM,
         stdin=config.encode("utf-8", "surrogateescape"),
     )
+    child = spawn()
     try:
         (folder.base / "pid").write_text(f"{child.pid}\n", encoding="ascii")
         write_secret(folder.base / "password", password)
@@ -161,6 +186,7 @@ logfile ""
         pid=child.pid,
         log=log,
         _process=child,
+        _spawn=spawn,
         _folder=folder,
         _lock=lock,
         _owner=os.getpid(),

@@ -30,6 +30,8 @@ from voltledger.storage.ports import QueuedCommand
 log = get_logger(__name__)
 
 POLL_S = 2.0
+GIVE_UP_S = 10.0
+"""So long after its timeout a call that is still recorded as being sent has been forgotten."""
 
 
 class CommandStore(Protocol):
@@ -54,6 +56,9 @@ class CommandStore(Protocol):
 
     async def expire_commands(self) -> int:
         """Gives up queued commands whose time is over."""
+
+    async def give_up_commands(self, node: str, older_than_s: float, except_for: list[UUID]) -> list[UUID]:
+        """Calls of this node that nobody waits for any more: their outcome is unknown from now on."""
 
 
 OutcomeHook = Callable[[QueuedCommand, CallOutcome], Awaitable[None]]
@@ -80,6 +85,8 @@ class StationCommands:
         self._on_outcome = on_outcome
         self._wake = asyncio.Event()
         self._busy: dict[StationId, asyncio.Task[None]] = {}
+        self._under_way: set[UUID] = set()
+        self._unrecorded: dict[UUID, tuple[str, str | None]] = {}
 
     # --- asked by a person or a program, now ---------------------------------------------------
 
@@ -125,8 +132,12 @@ class StationCommands:
         await self._store.begin_command(
             command_id, connection.station_id, session_id, action, mask(action, payload), connection.epoch
         )
-        outcome = await self._send(connection, str(command_id), action, payload.encode(), timeout_s)
-        await self._finish(command_id, outcome)
+        self._under_way.add(command_id)
+        try:
+            outcome = await self._send(connection, str(command_id), action, payload.encode(), timeout_s)
+            await self._finish(command_id, outcome)
+        finally:
+            self._under_way.discard(command_id)
         return outcome
 
     async def _send(
@@ -145,8 +156,17 @@ class StationCommands:
         try:
             await self._store.finish_command(command_id, outcome.outcome, response)
         except StoreUnavailable:
-            # The row stays 'sending' and becomes 'unknown' with the next epoch: that is the truth.
-            log_failure(log, "outcome of a command not recorded", command=str(command_id))
+            self._unrecorded[command_id] = (outcome.outcome, response)
+            log_failure(log, "outcome of a command not recorded yet", command=str(command_id))
+
+    async def _record_outcomes(self) -> None:
+        """Records what became of calls while the store was away, and gives up those that nobody waits for."""
+        for command_id, (outcome, response) in list(self._unrecorded.items()):
+            await self._store.finish_command(command_id, outcome, response)
+            del self._unrecorded[command_id]
+        given_up = await self._store.give_up_commands(self._node, self._timeout_s + GIVE_UP_S, list(self._under_way))
+        for lost in given_up:
+            log_failure(log, "nobody knows what became of a command", command=str(lost))
 
     # --- effects of decisions, in their own time --------------------------------------------------
 
@@ -159,6 +179,7 @@ class StationCommands:
         while True:
             self._wake.clear()  # Before looking: what is queued while we look must be looked at again.
             try:
+                await self._record_outcomes()
                 await self._send_queued()
             except StoreUnavailable:
                 pass
@@ -179,10 +200,12 @@ class StationCommands:
                 await fp("command.claimed")
             task = asyncio.create_task(self._send_one(queued), name=f"command-{queued.id}")
             self._busy[queued.station_id] = task
-            task.add_done_callback(partial(self._freed, queued.station_id))
+            self._under_way.add(queued.id)
+            task.add_done_callback(partial(self._freed, queued))
 
-    def _freed(self, station_id: StationId, _: "asyncio.Task[None]") -> None:
-        self._busy.pop(station_id, None)
+    def _freed(self, queued: QueuedCommand, _: "asyncio.Task[None]") -> None:
+        self._busy.pop(queued.station_id, None)
+        self._under_way.discard(queued.id)
         self.wake()
 
     async def _send_one(self, queued: QueuedCommand) -> None:

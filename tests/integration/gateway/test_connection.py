@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from voltledger.domain.events import Answer, FactUnreadable
 from voltledger.domain.identifiers import StationId, TransactionRef
@@ -187,6 +187,9 @@ async def test_a_command_that_is_queued_while_we_look_is_looked_for_again_at_onc
     class Store:
         async def expire_commands(self) -> int:
             return 0
+
+        async def give_up_commands(self, node: str, older_than_s: float, except_for: list[UUID]) -> list[UUID]:
+            return []
 
         async def claim_commands(self, stations: list[str], node: str) -> list[QueuedCommand]:
             looks.append(time.monotonic())

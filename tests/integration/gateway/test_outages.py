@@ -103,9 +103,7 @@ def journaled(folder: Path, server: Server, postgres: Postgres) -> Iterator[Serv
         VOLTLEDGER_ORPHAN_INTERVAL_S=GRACE_S,
     )
     try:
-        server.start()
         server.cli("token", "add", KNOWN)
-        server.stop()
         yield server.start()
     finally:
         postgres.start()
@@ -296,9 +294,7 @@ async def test_a_long_outage_is_answered_from_the_journal_and_recorded_to_the_wa
         await socket.ask("s", "StatusNotification", _status(1, "Charging"))
         postgres.stop()
         try:
-            began = asyncio.get_running_loop().time()
-            assert (await socket.ask("m-1", "MeterValues", _meter(running, 100)))[0] == 3
-            assert SHORT_HOLD_S - 0.2 < asyncio.get_running_loop().time() - began < SHORT_HOLD_S + 2
+            assert (await asyncio.wait_for(socket.ask("m-1", "MeterValues", _meter(running, 100)), 5))[0] == 3
             began = asyncio.get_running_loop().time()
             for number in range(2, 6):
                 assert (await socket.ask(f"m-{number}", "MeterValues", _meter(running, number * 100)))[0] == 3
@@ -386,10 +382,11 @@ async def test_a_server_stopped_in_an_outage_loses_nothing(journaled: Server, po
     site = await _register(journaled, postgres)
     async with wire_to(journaled, f"/{site.id}", site.password) as socket:
         running = await _begin(socket, token=KNOWN)
+        readings = [_meter(running, number * 100) for number in range(1, 6)]
         postgres.stop()
         try:
-            for number in range(1, 6):
-                await socket.send([2, f"m-{number}", "MeterValues", _meter(running, number * 100)])
+            for number, reading in enumerate(readings):
+                await socket.send([2, f"m-{number}", "MeterValues", reading])
             # The first is still held when the server is told to go.
             await asyncio.to_thread(journaled.stop)
             answers = []
@@ -403,8 +400,8 @@ async def test_a_server_stopped_in_an_outage_loses_nothing(journaled: Server, po
     await _is(journaled, status="ok", journal=0)
     assert await _recorded(postgres.dsn, site.id, "MeterValues") >= len(answers)
     async with wire_to(journaled, f"/{site.id}", site.password) as socket:
-        for number in range(1, 6):
-            assert (await socket.ask(f"again-{number}", "MeterValues", _meter(running, number * 100)))[0] == 3
+        for number, reading in enumerate(readings):
+            assert (await socket.ask(f"again-{number}", "MeterValues", reading))[0] == 3
         await socket.ask("e", "StopTransaction", _stop(running, 600))
     assert await _recorded(postgres.dsn, site.id, "MeterValues") == 5
     assert await _energies(postgres.dsn, site.id) == [("COMPLETED", 600)]
@@ -425,7 +422,7 @@ async def test_a_frozen_postgres_keeps_a_station_waiting_no_longer_than_the_hold
                 took.append(asyncio.get_running_loop().time() - began)
             await asyncio.wait_for(socket.heartbeat(), SHORT_HOLD_S + 2)
             assert journaled.health()["journal"] == 10
-        assert took[0] < SHORT_HOLD_S + 2
+        assert SHORT_HOLD_S - 0.2 < took[0] < SHORT_HOLD_S + 2
         assert sum(took[1:]) < 2, took
         await socket.ask("e", "StopTransaction", _stop(running, 200))
         await _is(journaled, status="ok", journal=0)

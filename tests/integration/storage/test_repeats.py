@@ -34,6 +34,8 @@ async def test_a_repeat_that_another_node_hears_gets_the_stored_answer_and_is_co
     answers = [await storage.tell(event, key=key) for event, key in story]
     assert await other_node.tell(unreadable, key="a start that cannot be read") == first
     assert [await other_node.tell(event, key=key) for event, key in story] == answers
-    rows = await storage.sql.fetch("SELECT repeats FROM inbox WHERE action <> 'TransactionStarted' ORDER BY received_at")
+    rows = await storage.sql.fetch(
+        "SELECT repeats FROM inbox WHERE action <> 'TransactionStarted' ORDER BY received_at"
+    )
     assert [row["repeats"] for row in rows] == [1, 1, 1]
     assert [committed.repeated for committed in other_node.committed] == [True, True, True]

@@ -119,6 +119,7 @@ class MemoryLive:
                 number=self._database.next_number("command"),
                 expires_at=self._database.now() + CALL_LIFE,
                 epoch=epoch,
+                sent_at=self._database.now(),
             )
             work.put(self._database.commands, command_id, command)
 
@@ -146,7 +147,8 @@ class MemoryLive:
                     oldest.setdefault(command.station_id, command)
             for command in oldest.values():
                 await work.lock(("command", command.id))
-                _set_state(work, command.id, command, "sending")
+                sending = msgspec.structs.replace(command, state="sending", sent_at=now)
+                work.put(self._database.commands, command.id, sending)
         return [
             QueuedCommand(
                 id=c.id,
@@ -158,6 +160,19 @@ class MemoryLive:
             )
             for c in oldest.values()
         ]
+
+    async def give_up_commands(self, node: str, older_than_s: float, except_for: Sequence[UUID]) -> list[UUID]:
+        """Calls of this node that nobody waits for any more: their outcome is unknown from now on."""
+        before = self._database.now() - timedelta(seconds=older_than_s)
+        async with self._access.transaction("live.give_up") as work:
+            given_up = []
+            for command_id, command in work.scan(self._database.commands):
+                owner = self._database.owners.rows.get(command.station_id)
+                ours = owner is not None and owner.node == node and command_id not in except_for
+                if ours and command.state == "sending" and command.sent_at is not None and command.sent_at < before:
+                    _set_state(work, command_id, command, "unknown")
+                    given_up.append(command_id)
+        return given_up
 
     async def expire_commands(self) -> int:
         """Gives up queued commands whose time is over."""

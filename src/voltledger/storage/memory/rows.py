@@ -170,6 +170,7 @@ class CommandRow(msgspec.Struct, kw_only=True, frozen=True):
     expires_at: datetime
     epoch: int | None = None
     response: str | None = None
+    sent_at: datetime | None = None
 
 
 class FindingRow(msgspec.Struct, kw_only=True, frozen=True):

@@ -117,6 +117,12 @@ class PostgresLive:
             for row in rows
         ]
 
+    async def give_up_commands(self, node: str, older_than_s: float, except_for: Sequence[UUID]) -> list[UUID]:
+        """Calls of this node that nobody waits for any more: their outcome is unknown from now on."""
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(SQL["commands_give_up"], node, older_than_s, list(except_for))
+        return [row["id"] for row in rows]
+
     async def expire_commands(self) -> int:
         """Gives up queued commands whose time is over."""
         async with self._database.connection() as connection:

@@ -18,6 +18,9 @@ CREATE TABLE node_pulse (
   at timestamptz NOT NULL
 ) WITH (fillfactor = 50);
 
+-- Serves: calls that nobody waits for any more.
+CREATE INDEX command_sending ON command (station_id) WHERE state = 'sending';
+
 DO $$
 BEGIN
   IF EXISTS (SELECT 1 FROM pg_roles WHERE rolname = 'voltledger_app') THEN

@@ -79,6 +79,13 @@ RETURNING c.id, c.station_id, c.session_id, c.neutral, c.action, c.payload
 -- Queued commands whose time is over.
 UPDATE command SET state = 'expired' WHERE state = 'queued' AND expires_at <= now() RETURNING id, session_id, action
 
+-- name: commands_give_up
+-- Commands of this node's stations that are being sent for longer than they can, and by nobody: their outcome is unknown.
+UPDATE command c SET state = 'unknown' FROM station_owner o
+WHERE c.state = 'sending' AND o.station_id = c.station_id AND o.node = $1
+  AND c.sent_at < now() - make_interval(secs => $2) AND c.id <> ALL($3::uuid[])
+RETURNING c.id
+
 -- name: commands_lost
 -- Commands that an earlier run at this address was sending when it stopped: nobody knows what became of them.
 UPDATE command SET state = 'unknown' WHERE state = 'sending'
