@@ -9,6 +9,6 @@ import pytest
 from tools.laboratory.points import Cell, ambiguous
 
 
-@pytest.mark.parametrize("cell", ambiguous(1), ids=lambda cell: cell.id)
+@pytest.mark.parametrize("cell", list(ambiguous(1)), ids=lambda cell: cell.id)
 def test_a_commit_that_nobody_knows_of_makes_no_difference(passes: Callable[[Cell], None], cell: Cell) -> None:
     passes(cell)

@@ -9,6 +9,6 @@ import pytest
 from tools.laboratory.points import Cell, cells
 
 
-@pytest.mark.parametrize("cell", cells(("kill",), 2, frozenset(range(27, 43))), ids=lambda cell: cell.id)
+@pytest.mark.parametrize("cell", list(cells(("kill",), 2, frozenset(range(27, 43)))), ids=lambda cell: cell.id)
 def test_killed_while_settling_nothing_is_lost_or_doubled(passes: Callable[[Cell], None], cell: Cell) -> None:
     passes(cell)

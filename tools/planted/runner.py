@@ -32,6 +32,7 @@ from tools.planted.bugs import BUGS, Bug, Edit
 from tools.planted.reporter import REPORT
 
 ROOT = Path(__file__).resolve().parents[2]
+_OURS = frozenset({ROOT, ROOT / "src"})
 COPIED = ("src", "tests", "tools", "pyproject.toml")
 LIMIT_S = 120.0
 """How long the tests of one bug may take; they are meant to take a few seconds."""
@@ -154,9 +155,6 @@ def _environment(copy: Path) -> dict[str, str]:
     return kept
 
 
-_OURS = frozenset({ROOT, ROOT / "src"})
-
-
 def judge(said: list[dict[str, Any]] | str, shows_as: Sequence[str] = ()) -> Found:
     """What tests say about a bug; `shows_as` names exceptions by which it may show besides failed assertions."""
     if isinstance(said, str):
@@ -218,7 +216,8 @@ def _tell(bug: Bug, found: Found) -> None:
     print(f"{found.verdict:<12} {found.seconds:5.1f} s  {bug.number:2}  {bug.name}", flush=True)
     if found.verdict is not Verdict.CAUGHT:
         print(f"{'':24}{bug.breaks}", flush=True)
-        print(f"{'':24}{found.test}\n{found.said}".rstrip(), flush=True)
+        if found.test or found.said:
+            print(f"{'':24}{found.test}\n{found.said}".rstrip(), flush=True)
         print(f"{'':24}again: {COMMAND} --bug {bug.number}", flush=True)
 
 

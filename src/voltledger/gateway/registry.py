@@ -21,7 +21,7 @@ from voltledger.failpoints import ARMED, fp
 from voltledger.gateway.connection import TRY_AGAIN_LATER, StationConnection
 from voltledger.logs import get_logger, log_ocpp, log_orphan
 from voltledger.services.runtime import ConnectionInfo
-from voltledger.storage.errors import StoreUnavailable
+from voltledger.storage.errors import StoreContention, StoreUnavailable
 
 log = get_logger(__name__)
 
@@ -99,7 +99,7 @@ class ConnectionRegistry:
     async def _take_over(self, connection: StationConnection) -> None:
         try:
             epoch = await self._owners.claim(connection.station_id, self._node, self._now())
-        except StoreUnavailable:
+        except (StoreUnavailable, StoreContention):
             epoch = -1  # Claimed by the database sync when the store is back.
         older = self._current.get(connection.station_id)
         if ARMED:
@@ -159,7 +159,7 @@ class ConnectionRegistry:
     async def _release(self, connection: StationConnection) -> None:
         try:
             await self._owners.release(connection.station_id, connection.epoch, self._now())
-        except StoreUnavailable:
+        except (StoreUnavailable, StoreContention):
             log_ocpp(log, "offline, not recorded yet", station=connection.station_id)
 
     async def claim_missing(self) -> None:

@@ -33,8 +33,8 @@ log = get_logger(__name__)
 MAX_BATCH = 400
 MAX_REPEATS = 5
 MAX_CONTENDED_S = 2.5
-LEAST_ATTEMPT_S = 1.0
-"""A unit of work gets at least so long, however old its facts are."""
+LEAST_ATTEMPT_S = 2.0
+"""A unit of work gets at least so long, however old its facts are: longer than it may wait for a lock."""
 STARTS_REMEMBERED = 20_000
 """Answers to starts that are kept in mind, should one be repeated while the store is away."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+from datetime import UTC, datetime
 from pathlib import Path
 
 import asyncpg
@@ -17,7 +18,6 @@ from voltledger.domain.identifiers import StationId, TransactionRef
 from voltledger.embedded import lock_data_folder
 from voltledger.storage.ports import JournaledFact
 from voltledger.storage.sqlite import SqliteJournal
-from datetime import UTC, datetime
 
 
 def _facts(station: str = "CP-1") -> list[JournaledFact]:
@@ -173,7 +173,9 @@ def test_a_damaged_journal_is_shown_as_such_and_drained_as_far_as_it_can_be_read
     assert (shown[0]["problem"], shown[1]["problem"] is None) == (None, False)
 
 
-def test_without_postgresql_nothing_is_drained_and_nothing_is_lost(cli: Cli, folder: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_without_postgresql_nothing_is_drained_and_nothing_is_lost(
+    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write(own(folder), *_facts())
     monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/nowhere")
     status, out, err = cli("journal", "--drain")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -81,6 +82,9 @@ async def test_what_an_older_socket_says_after_a_newer_one_took_over_is_recorded
             await sockets[-1].heartbeat()
         older, newest = sockets[-2:]
         transaction = (await newest.ask("s", "StartTransaction", _start(1)))[2]["transactionId"]
-        answer = await older.ask("e", "StopTransaction", _stop(transaction, 1_100))
+        asking = asyncio.create_task(older.ask("e", "StopTransaction", _stop(transaction, 1_100)))
+        await asyncio.wait([asking], timeout=5)
+        assert asking.done(), "it is answered"
+        answer = await asking
         assert answer[0] == 3
     assert await _energies(books, site) == [("COMPLETED", 1_000)]

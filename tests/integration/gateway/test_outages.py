@@ -351,9 +351,7 @@ async def test_a_session_that_runs_through_an_outage_is_no_ghost(journaled: Serv
     assert await _findings(postgres.dsn, site.id) == []
 
 
-async def test_a_server_killed_in_an_outage_records_what_it_had_answered(
-    journaled: Server, postgres: Postgres
-) -> None:
+async def test_a_server_killed_in_an_outage_records_what_it_had_answered(journaled: Server, postgres: Postgres) -> None:
     site = await _register(journaled, postgres)
     postgres_came_back = False
     async with wire_to(journaled, f"/{site.id}", site.password) as socket:

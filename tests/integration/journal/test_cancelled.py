@@ -66,12 +66,16 @@ async def _record(storage: Storage, facts: list[InboundFact]) -> None:
 async def _is_whole(storage: Storage, facts: list[InboundFact]) -> bool:
     """Whether a batch is recorded; it must be as a whole, or not at all."""
     keys = [fact.dedupe_key for fact in facts if fact.dedupe_key is not None]
-    rows = await storage.sql.fetch("SELECT action FROM inbox WHERE dedupe_key = ANY($1)", keys)
-    assert len(rows) in (0, len(keys)), f"half of it: {rows}"
-    started = await storage.sql.fetchval("SELECT count(*) FROM charging_session WHERE start_key = $1", keys[0])
-    frames = await storage.sql.fetchval("SELECT count(*) FROM frame WHERE dedupe_key = ANY($1)", keys)
-    assert (started, frames) == ((1, len(keys)) if rows else (0, 0))
-    return bool(rows)
+    # One statement is one snapshot: a commit that was on its way may land between two.
+    row = await storage.sql.fetchrow(
+        "SELECT (SELECT count(*) FROM inbox WHERE dedupe_key = ANY($1)),"
+        " (SELECT count(*) FROM charging_session WHERE start_key = $2),"
+        " (SELECT count(*) FROM frame WHERE dedupe_key = ANY($1))",
+        keys,
+        keys[0],
+    )
+    assert tuple(row) in ((0, 0, 0), (len(keys), 1, len(keys))), f"half of it: {tuple(row)}"
+    return bool(row[0])
 
 
 async def _nothing_leaked(storage: Storage) -> None:

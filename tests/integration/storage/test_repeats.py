@@ -6,6 +6,7 @@ import asyncio
 
 from tests.integration.storage.conftest import Storage, end, meter
 from voltledger.domain.events import FactUnreadable
+from voltledger.services.facts import RecordedEvent
 
 
 async def test_no_two_nodes_and_no_two_runs_draw_the_same_transaction_id(storage: Storage, other_node: Storage) -> None:
@@ -30,7 +31,7 @@ async def test_a_repeat_that_another_node_hears_gets_the_stored_answer_and_is_co
     unreadable = FactUnreadable(action="StartTransaction", problem="connectorId: 'x'")
     first = await storage.tell(unreadable, key="a start that cannot be read")
     ref = await storage.begin()
-    story = [(meter(7_000, ref=ref), "m"), (end(13_345, ref=ref), "e")]
+    story: list[tuple[RecordedEvent, str]] = [(meter(7_000, ref=ref), "m"), (end(13_345, ref=ref), "e")]
     answers = [await storage.tell(event, key=key) for event, key in story]
     assert await other_node.tell(unreadable, key="a start that cannot be read") == first
     assert [await other_node.tell(event, key=key) for event, key in story] == answers

@@ -167,6 +167,19 @@ def test_an_end_that_was_only_matched_is_corrected_by_the_transactions_own() -> 
     (corrected,) = own.sessions
     assert (corrected.energy_wh, corrected.concluded, own.fact_state) == (14_623, False, FactState.APPLIED)
     assert own.settle == (corrected,)
+    assert [(f.kind, f.state) for f in own.findings] == [
+        (FindingKind.CORRECTED, FindingState.NOTED),
+        (FindingKind.UNMATCHED_STOP, FindingState.OPEN),
+    ]
+    assert own.findings[1].evidence["register_wh"] == "2294"
+
+
+def test_a_foreign_register_leaves_nothing_behind_when_the_own_end_comes() -> None:
+    """Seed 3861 of the simulation: the own end, with its closing reading, is far below the one that was matched."""
+    b = book(running())
+    decide(b, end(30, 61_618, ref=None), now(31))
+    (own,) = decide(b, end(60, 1_000, readings=(reading(60, 1_000),)), now(61)).sessions
+    assert (own.energy_wh, own.register_wh, own.concluded, own.suspect) == (0, 1_000, False, False)
 
 
 def test_a_matched_end_said_again_changes_nothing() -> None:

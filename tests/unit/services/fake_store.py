@@ -126,7 +126,9 @@ class FakeFactWork:
             for session in self._store.sessions.values():
                 if session.station_id == want.station_id:
                     book.put(session)
-            book.aliases = {ref: one for (station, ref), one in self._store.aliases.items() if station == want.station_id}
+            book.aliases = {
+                ref: one for (station, ref), one in self._store.aliases.items() if station == want.station_id
+            }
             book.tokens = {token_record().value: token_record()} if want.tokens else {}
             book.spendable = {"anna": Minor(100_000)}
             if want.state:

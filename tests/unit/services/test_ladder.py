@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,6 +18,7 @@ from tests.unit.services.fake_store import FakeFactStore
 from tests.unit.services.test_intake import answer_text, fact, status
 from voltledger.domain.events import TransactionStarted
 from voltledger.domain.identifiers import SessionId, StationId
+from voltledger.domain.session.decide import decide
 from voltledger.domain.session.decision import FactState
 from voltledger.domain.session.states import State
 from voltledger.services import assembly, ladder
@@ -34,7 +35,7 @@ _numbers = itertools.count(1)
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The ladder looks for the store every few milliseconds, so that nobody waits in these tests."""
 
     class Soon:
@@ -42,7 +43,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             return 0.005
 
     monkeypatch.setattr(ladder, "random", Soon())
-    return
 
 
 @dataclass
@@ -368,14 +368,12 @@ async def test_a_start_whose_commit_nobody_saw_and_that_went_to_the_journal_is_o
 
 
 async def test_poison_in_the_journal_harms_only_itself(wait_until: Wait, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = assembly.decide
-
-    def decide(book: Any, event: Any, now: Any) -> Any:
+    def failing(book: Any, event: Any, now: Any) -> Any:
         if isinstance(event, TransactionStarted) and event.register_wh == 666:
             raise ZeroDivisionError
-        return real(book, event, now)
+        return decide(book, event, now)
 
-    monkeypatch.setattr(assembly, "decide", decide)
+    monkeypatch.setattr(assembly, "decide", failing)
     async with running() as node:
         await node.fall()
         poison = await node.say(fact(start(0, 666), key=b"poison"))
@@ -396,11 +394,13 @@ async def test_a_row_that_cannot_be_read_back_holds_up_its_own_station_only(wait
         await node.fall()
         lost = fact(status())
         await node.say(lost)
+        await node.say(fact(start(), key=b"behind"))
         other = await node.say(fact(start(), station="CP-2"))
         del node.world.said[lost.message_id]
         node.world.store.away = False
-        await wait_until(lambda: len(node.world.rows) == 1)
+        await wait_until(lambda: len(node.world.rows) == 2)
         assert node.world.store.session("CP-2", other).state is State.ONGOING
+        assert b"behind" not in node.world.recorded, "its station's order is kept"
         node.world.said[lost.message_id] = lost
         await node.drained(wait_until)
 

@@ -80,6 +80,7 @@ def _as_matched(decision: Decision, event: TransactionEnded) -> Decision:
             "station whose id was never used, with a fitting time, register and token. Its own end, if it comes, "
             "corrects this."
         ),
+        evidence={"register_wh": str(event.register_wh), "at": event.at.at.isoformat()},
     )
     return replace(decision, sessions=(matched,), settle=(matched,), findings=(*decision.findings, finding))
 
@@ -117,7 +118,7 @@ def _end(
     session: ChargingSession, event: TransactionEnded, state: State, now: Circumstances, answer: Answer
 ) -> Decision:
     was_concluded = session.concluded
-    ended, findings = take_readings(session, event.readings, now.received_at)
+    ended, findings = take_readings(_without_foreign_register(session, event), event.readings, now.received_at)
     ended = msgspec.structs.replace(
         ended,
         state=state,
@@ -134,6 +135,8 @@ def _end(
     findings = (*findings, *more)
     if was_concluded:
         findings = (*findings, _corrected(session, ended))
+        if session.meter_stop_wh is not None and session.meter_stop_wh != event.register_wh:
+            findings = (*findings, _set_free(session))
     return Decision(
         answer=answer,
         session_id=ended.id,
@@ -141,6 +144,25 @@ def _end(
         readings=event.readings,
         settle=(ended,),
         findings=findings,
+    )
+
+
+def _without_foreign_register(session: ChargingSession, event: TransactionEnded) -> ChargingSession:
+    """The session without the final register of an end that was not its own, now that its own has come.
+
+    A register that may be another meter's must not count: what this end says is measured from the start again.
+    """
+    if not session.concluded or session.meter_stop_wh is None or session.meter_start_wh is None:
+        return session
+    if event.register_wh is None or event.register_wh < session.meter_start_wh:
+        return session
+    return msgspec.structs.replace(
+        session,
+        register_wh=session.meter_start_wh,
+        register_at=session.started_at,
+        energy_wh=Wh(0),
+        meter_stop_wh=None,
+        suspect=False,
     )
 
 
@@ -275,6 +297,22 @@ def _corrected(before: ChargingSession, after: ChargingSession) -> Finding:
             f"The true end of {transaction_of(before)} arrived after we had closed it: "
             f"{before.energy_wh} Wh became {after.energy_wh} Wh. The difference is settled as a correction."
         ),
+    )
+
+
+def _set_free(before: ChargingSession) -> Finding:
+    """The end that was taken for a transaction's own, now that its own has come: it is somebody else's."""
+    return finding_about(
+        before,
+        kind=FindingKind.UNMATCHED_STOP,
+        key=f"set_free:{before.id}:{before.ended_at}:{before.meter_stop_wh}",
+        summary=(
+            f"{transaction_of(before, begins=True)} had been ended at {before.meter_stop_wh} Wh, and has now said "
+            "another register itself. If the first came from an end that named no transaction, that end is another "
+            "one's: attribute it to a session; if a person had set it, dismiss this."
+        ),
+        state=FindingState.OPEN,
+        evidence={"register_wh": str(before.meter_stop_wh), "at": str(before.ended_at)},
     )
 
 

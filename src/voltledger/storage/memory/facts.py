@@ -282,10 +282,13 @@ class MemoryFactWork:
                 continue
             await work.lock(("inbox_once", key))
             await work.lock(("session", session.id))
-            if session.transaction_ref is not None:
-                alias = (session.station_id, session.transaction_ref)
+            other = session.transaction_ref if session.is_open else start.transaction_ref
+            if other is not None:
+                alias = (session.station_id, other)
                 if work.get(database.aliases, alias) is None:
                     work.put(database.aliases, alias, session.id)
+            if not session.is_open:
+                continue
             work.put(database.inbox, key, msgspec.structs.replace(row, response=start.response))
             renamed = msgspec.structs.replace(session, transaction_ref=start.transaction_ref)
             await self._check_unique(renamed, session)

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import asyncpg
 
-from voltledger.storage.errors import StoreUnavailable
+from voltledger.storage.errors import StoreContention, StoreUnavailable
 
 Connection: TypeAlias = Any
 """An asyncpg connection of the pool; asyncpg's own class is generic over its record type."""
@@ -34,6 +34,12 @@ AWAY = (
     asyncpg.OutOfMemoryError,
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.QueryCanceledError,
+    # Never a fact's doing: being restored, not migrated yet, passwords or rights that changed.
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InsufficientPrivilegeError,
+    asyncpg.UndefinedTableError,
+    asyncpg.UndefinedColumnError,
 )
 """What means that the database is away or cannot work now: nothing is wrong with the data."""
 
@@ -100,7 +106,7 @@ class Database:
     async def connection(self) -> AsyncIterator[Connection]:
         """One connection, outside a unit of work.
 
-        Raises: StoreUnavailable when the database is away.
+        Raises: StoreUnavailable when the database is away, StoreContention when somebody is in the way.
         """
         try:
             async with self._pool.acquire(timeout=4) as connection:
@@ -113,6 +119,8 @@ class Database:
         except AWAY as error:
             self.available = False
             raise StoreUnavailable(describe(error)) from error
+        except CONTENTION as error:
+            raise StoreContention(describe(error)) from error
         self.available = True
 
     @asynccontextmanager

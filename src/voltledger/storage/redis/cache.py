@@ -22,6 +22,8 @@ from typing import Any
 from uuid import UUID
 
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 PREFIX = "voltledger:"
@@ -222,6 +224,8 @@ def connect(
         "socket_timeout": 2,
         "socket_connect_timeout": 2,
         "health_check_interval": 15,
+        # By default each command is tried ten times with pauses, which keeps /health waiting for seconds.
+        "retry": Retry(NoBackoff(), 1),
     }
     if socket_path is not None:
         return Redis(unix_socket_path=socket_path, **options)

@@ -39,23 +39,26 @@ JOIN (SELECT transaction_ref AS alias, session_id AS alias_of FROM transaction_a
 ORDER BY id FOR UPDATE OF charging_session
 
 -- name: starts_adopt
--- Starts that were answered before they were recorded: the session takes the id that its station was told, the one it had
--- becomes an alias, and a repeat is answered as the station was.
+-- Starts that were answered before they were recorded. While the session is open it takes the id that its station was told,
+-- the one it had becomes an alias, and a repeat is answered as the station was; one that has ended keeps its id, and what
+-- the station was told becomes the alias.
 WITH told AS (
-    SELECT k.station_id, k.dedupe_key, k.transaction_ref, k.response, s.id AS session_id, s.transaction_ref AS was
+    SELECT k.station_id, k.dedupe_key, k.transaction_ref, k.response, s.id AS session_id, s.transaction_ref AS was,
+           s.status IN ('PENDING', 'ONGOING', 'ORPHANED') AS is_open
     FROM unnest($1::text[], $2::bytea[], $3::text[], $4::text[]) AS k (station_id, dedupe_key, transaction_ref, response)
     JOIN inbox i ON i.station_id = k.station_id AND i.dedupe_key = k.dedupe_key
     JOIN charging_session s ON s.id = i.session_id
     WHERE s.transaction_ref IS DISTINCT FROM k.transaction_ref
 ), kept AS (
     INSERT INTO transaction_alias (station_id, transaction_ref, session_id)
-    SELECT station_id, was, session_id FROM told WHERE was IS NOT NULL
+    SELECT station_id, CASE WHEN is_open THEN was ELSE transaction_ref END, session_id FROM told
+    WHERE was IS NOT NULL OR NOT is_open
     ON CONFLICT DO NOTHING
 ), answered AS (
     UPDATE inbox i SET response = told.response FROM told
-    WHERE i.station_id = told.station_id AND i.dedupe_key = told.dedupe_key
+    WHERE i.station_id = told.station_id AND i.dedupe_key = told.dedupe_key AND told.is_open
 )
-UPDATE charging_session s SET transaction_ref = told.transaction_ref FROM told WHERE s.id = told.session_id
+UPDATE charging_session s SET transaction_ref = told.transaction_ref FROM told WHERE s.id = told.session_id AND told.is_open
 
 -- name: pulse
 -- A write that means nothing: whether the database takes any.
