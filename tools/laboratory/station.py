@@ -56,7 +56,8 @@ class Fact:
 class Station:
     """One station; `run` keeps it online until it is cancelled.
 
-    `message_ids` is "unique" or "counter" (from 1 again on each connection, as some firmware does).
+    `message_ids` is "unique" or "counter" (from 1 again on each connection, as some firmware does); `reconnect_s` says
+    how long it waits before it connects again.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Station:
         journal: Journal,
         *,
         message_ids: str = "unique",
+        reconnect_s: Callable[[], float] = lambda: RECONNECT_S,
     ) -> None:
         self.name = name
         self._password = password
@@ -85,6 +87,7 @@ class Station:
         self._url = url
         self._journal = journal
         self._counter = message_ids == "counter"
+        self._reconnect_s = reconnect_s
         self._queue: deque[Fact] = deque()
         self._something = asyncio.Event()
         self._socket: ClientConnection | None = None
@@ -192,7 +195,7 @@ class Station:
                 self._socket = await open_socket(address)
             except CONNECT_ERRORS as error:
                 self._note(Kind.CONNECT_FAILED, error=type(error).__name__)
-                await asyncio.sleep(RECONNECT_S)
+                await asyncio.sleep(self._reconnect_s())
                 continue
             self._note(Kind.CONNECTED)
             if self._counter:
@@ -204,7 +207,7 @@ class Station:
                 abort(self._socket)
                 self._socket = None
             self._note(Kind.DISCONNECTED)
-            await asyncio.sleep(RECONNECT_S)
+            await asyncio.sleep(self._reconnect_s())
 
     async def _live(self, socket: ClientConnection) -> None:
         reader = asyncio.create_task(self._read(socket))

@@ -117,9 +117,11 @@ async def test_a_start_sets_aside_what_is_left_of_money_that_is_being_spent_else
     transaction = storage.sql.transaction()
     await transaction.start()
     await storage.sql.execute(
-        "WITH entry AS (INSERT INTO ledger_entry (kind, source_id, version, reason) VALUES ('test', 'spent', 1, 'elsewhere')"
-        " RETURNING id) INSERT INTO ledger_posting (entry_id, line, account_id, side, amount_minor, balance_after)"
-        " SELECT entry.id, CASE a.kind WHEN 'wallet' THEN 1 ELSE 2 END, a.id, CASE a.kind WHEN 'wallet' THEN 'D' ELSE 'C' END,"
+        "WITH entry AS (INSERT INTO ledger_entry (kind, source_id, version, reason)"
+        " VALUES ('test', 'spent', 1, 'elsewhere') RETURNING id)"
+        " INSERT INTO ledger_posting (entry_id, line, account_id, side, amount_minor, balance_after)"
+        " SELECT entry.id, CASE a.kind WHEN 'wallet' THEN 1 ELSE 2 END, a.id,"
+        " CASE a.kind WHEN 'wallet' THEN 'D' ELSE 'C' END,"
         " 80000, CASE a.kind WHEN 'wallet' THEN 20000 END FROM entry, ledger_account a"
         " WHERE a.code = 'wallet:anna:INR' OR a.kind = 'provider'"
     )
