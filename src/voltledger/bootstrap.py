@@ -330,7 +330,8 @@ class Node:
             unknown_status=self.settings.unknown_station_status,
             max_frame_bytes=self.settings.max_frame_bytes,
             ping_s=self.settings.ping_s,
-            takes=self._takes_stations,
+            takes=lambda: self.ladder.rung != "closed",
+            readmits=self.readmission.admits,
         )
         self.listener = listener
         # Stations first: whoever reads "ok" in /health may connect one.
@@ -490,9 +491,6 @@ class Node:
                 self.readmission.begin()
             self._wake_workers()
         self._was_closed = rung == "closed"
-
-    def _takes_stations(self) -> bool:
-        return self.ladder.rung != "closed" and self.readmission.admits()
 
     def _count_commit(self, size: int) -> None:
         self.metrics.batch_size.observe(size)

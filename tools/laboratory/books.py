@@ -313,7 +313,7 @@ class World:
             encode=_encode,
         )
         answer = await self.intake.submit(fact)
-        if not plain:
+        if number % 3 == 0 and not plain:
             await self.intake.submit(fact)  # its answer was lost: the station says it again
         return json.loads(answer)
 
@@ -515,6 +515,12 @@ ATTEMPTS = {
     "'BEGIN RETURN NULL; END'",
     "another currency for an account": f"UPDATE ledger_account SET currency = 'EUR' WHERE code = {_WALLET}",
     "a balance beside the lines": f"UPDATE ledger_account SET balance_minor = balance_minor + 5 WHERE code = {_WALLET}",
+    "lines beside a balance": _GOOD,
+    "a balance that a line of ours only claims": _LINES.replace("amount_minor)", "amount_minor, balance_after)")
+    .replace("s, a FROM e", "s, a, b FROM e")
+    .replace("(n, c, s, a)", "(n, c, s, a, b)")
+    .format(f"(1, {_WALLET}, 'D', 1, NULL), (2, {_WALLET}, 'C', 1, 10 ^ 9)")
+    + f"; COMMIT; BEGIN; UPDATE ledger_account SET balance_minor = 10 ^ 9 WHERE code = {_WALLET}",
     "a new wallet with money in it": "INSERT INTO ledger_account (code, kind, owner, currency, balance_minor) "
     "VALUES ('wallet:x:INR', 'wallet', 'x', 'INR', 5)",
 }
@@ -691,7 +697,7 @@ class _SureWork:
 
 
 async def l_03(bench: Bench) -> Outcome:
-    """Workers settle the same version at once; in every fourth race all of them believe that the job is theirs."""
+    """Workers settle the same version at once; in every twentieth race all of them believe that the job is theirs."""
     draw, wanted, deadline = bench.draw("L-03"), bench.count(10_000, 20), Deadline(170)
     races, differences = 0, []
     async with bench.world(connections=WORKERS + 2) as world:
@@ -700,7 +706,7 @@ async def l_03(bench: Bench) -> Outcome:
             session = made_session(draw, "racer")
             await world.save(Changes(sessions={session.id: session}, entries=_paid(session), settle=[session]))
             for version in (1, 2):
-                settled = await _race(world, sure=races % 4 == 0)
+                settled = await _race(world, sure=races % 20 == 0)
                 races += 1
                 if [one.settlement.settled.version for one in settled] != [version]:
                     differences.append(f"session {session.id} version {version}: settled {len(settled)} times")
@@ -715,7 +721,7 @@ async def l_03(bench: Bench) -> Outcome:
         differences.append(f"{races} races left {rows} settlements and {entries} entries where {moved} moved money")
     return Outcome(
         promise="L-03",
-        figure=f"{races:,} races of {WORKERS} workers, a quarter of them sure of a job that was not theirs",
+        figure=f"{races:,} races of {WORKERS} workers, in each 20th all sure that the job is theirs",
         target=f"{wanted:,} races, one settlement and one entry each",
         reached=races >= wanted,
         differences=differences,
@@ -757,7 +763,7 @@ class _Run:
         await self._top_up()
         stations = (self._charge(connector) for connector in range(1, 5))
         payers = (self._pay_first(connector) for connector in (5, 6))
-        others = (self._some(what) for what in [self._top_up] * 3 + [self._settle] * 4 + [self._by_hand] * 3)
+        others = (self._some(what) for what in [self._top_up] * 4 + [self._settle] * 4 + [self._by_hand] * 2)
         await asyncio.gather(*stations, *payers, *others)
         await self.world.sync.sync_database({})
         await self.world.settled_by_now()
@@ -815,14 +821,19 @@ class _Run:
         )
         self.visits.append(visit)
         await visit.begin()
-        await visit.meter(self.draw.randrange(3_000))
-        self.steps += 2
+        self.steps += 1
+        await self._meter(visit)
         return visit
 
+    async def _meter(self, visit: Visit) -> None:
+        if self.draw.random() < 0.5:
+            await visit.meter(self.draw.randrange(3_000))
+            self.steps += 1
+
     async def _end(self, visit: Visit) -> None:
-        await visit.meter(self.draw.randint(1, 3_000))
+        await self._meter(visit)
         await visit.end(self.draw.randrange(3_000))
-        self.steps += 2
+        self.steps += 1
 
     async def _pay_first(self, connector: int) -> None:
         """A paid start that is cancelled, or begins."""

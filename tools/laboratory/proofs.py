@@ -91,7 +91,9 @@ def command(doc: str, promises: list[Promise], add: Callable[[argparse.ArgumentP
     wanted = [name for name in given.only.split(",") if name]
     unknown = set(wanted) - {p.name for p in promises}
     if unknown:
-        parser.error(f"{', '.join(sorted(unknown))}: not proved here; choose from {', '.join(p.name for p in promises)}")
+        parser.error(
+            f"{', '.join(sorted(unknown))}: not proved here; choose from {', '.join(p.name for p in promises)}"
+        )
     chosen = [p for p in promises if not wanted or p.name in wanted]
     proofs = asyncio.run(_prove_all(chosen, Task(scale=given.scale, seed=given.seed, options=given)))
     if given.json is not None:

@@ -37,8 +37,10 @@ def revive(kept: JournaledFact) -> InboundFact:
 def _event(kept: JournaledFact) -> RecordedEvent:
     try:
         read = dialect(Version(kept.version)).read(kept.action, kept.payload.encode(), kept.received_at)
-    except ValueError as error:
-        return FactUnreadable(action=kept.action, problem=f"version {kept.version} is not served any more: {error}")
+    except Exception as error:
+        # A version that is not served any more, or a mistake of ours: what the station said must not wait for ever.
+        problem = f"it cannot be read any more ({kept.version}, {type(error).__name__})"
+        return FactUnreadable(action=kept.action, problem=problem)
     if isinstance(read, Refusal):
         return FactUnreadable(action=kept.action, problem=read.description)
     if isinstance(read.event, _RECORDED):

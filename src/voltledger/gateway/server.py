@@ -29,7 +29,11 @@ SERVED = (Version.V16,)
 
 
 class StationListener:
-    """Accepts stations on one address. `takes` says, before anything is checked, whether any may come now."""
+    """Accepts stations on one address.
+
+    `takes` says, before anything is checked, whether any may come now; `readmits`, for one that has proven itself,
+    whether it may now.
+    """
 
     def __init__(
         self,
@@ -41,8 +45,10 @@ class StationListener:
         max_frame_bytes: int,
         ping_s: float,
         takes: Callable[[], bool] = lambda: True,
+        readmits: Callable[[], bool] = lambda: True,
     ) -> None:
         self._takes = takes
+        self._readmits = readmits
         self._admission = admission
         self._registry = registry
         self._services = services
@@ -90,6 +96,8 @@ class StationListener:
             return _later()
         verdict = await self._admission.admit(station_id_of(request.path), _headers(request))
         if isinstance(verdict, StationAccess):
+            if not self._readmits():
+                return _later()
             socket.access = verdict  # type: ignore[attr-defined]
             if ARMED:
                 await fp("handshake.checked")

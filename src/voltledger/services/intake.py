@@ -183,7 +183,8 @@ class Intake:
         kept = [waiting for waiting in batch if ladder.keeps(waiting.fact.station_id)]
         if kept:
             await self._journal(ladder, kept)
-        rest = [waiting for waiting in batch if not waiting.answer.done() and waiting not in kept]
+        handled = {id(waiting) for waiting in kept}
+        rest = [waiting for waiting in batch if id(waiting) not in handled]
         if rest:
             await self._settle_batch(rest)
 
@@ -355,10 +356,13 @@ class Intake:
 
     async def _journal(self, ladder: Ladder, batch: Sequence[_Waiting]) -> None:
         """Keeps facts in the journal and answers them; refuses them where that is not possible."""
-        ready = [waiting for waiting in batch if self._has_ref(waiting)]
-        if len(ready) < len(batch):
-            log_failure(log, "starts without a transaction id in reserve", facts=len(batch) - len(ready))
-            _refuse([waiting for waiting in batch if waiting not in ready])
+        ready: list[_Waiting] = []
+        bare: list[_Waiting] = []
+        for waiting in batch:
+            (ready if self._has_ref(waiting) else bare).append(waiting)
+        if bare:
+            log_failure(log, "starts without a transaction id in reserve", facts=len(bare))
+            _refuse(bare)
         if not ready:
             return
         try:

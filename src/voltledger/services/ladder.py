@@ -98,6 +98,7 @@ class Ladder:
     def fell(self, problem: str) -> None:
         """The database did not take facts for as long as they may be held."""
         self._work.set()
+        self._moved.set()
         if self._away:
             return
         self._away, self.away_since = True, self._now()

@@ -126,14 +126,14 @@ async def test_what_was_kept_survives_a_kill_at_any_moment(path: Path) -> None:
 async def test_a_journal_at_its_bound_takes_nothing_more_until_it_is_emptied(path: Path) -> None:
     journal = SqliteJournal(path, max_bytes=150_000)
     await journal.open()
-    kept = 0
-    for number in range(100):
+    kept, refused = 0, ""
+    while not refused and kept < 100:
         try:
-            await journal.append([fact(number, payload="x" * 10_000)])
+            await journal.append([fact(kept, payload="x" * 10_000)])
+            kept += 1
         except JournalUnavailable as full:
-            assert "VOLTLEDGER_JOURNAL_MAX_MB" in str(full)
-            break
-        kept += 1
+            refused = str(full)
+    assert "VOLTLEDGER_JOURNAL_MAX_MB" in refused
     assert 3 <= kept < 30
     assert await journal.waiting() == {"CP-1": kept}
     await journal.close()

@@ -278,18 +278,23 @@ class MemoryFactWork:
             row = work.get(database.inbox, key)
             session_id = None if row is None else row.session_id
             session = None if session_id is None else work.get(database.sessions, session_id)
-            if row is None or session is None or session.transaction_ref == start.transaction_ref:
+            if row is None or session is None:
+                continue
+            is_same = session.transaction_ref == start.transaction_ref
+            if is_same and row.response == start.response:
                 continue
             await work.lock(("inbox_once", key))
             await work.lock(("session", session.id))
             other = session.transaction_ref if session.is_open else start.transaction_ref
-            if other is not None:
+            if other is not None and not is_same:
                 alias = (session.station_id, other)
                 if work.get(database.aliases, alias) is None:
                     work.put(database.aliases, alias, session.id)
             if not session.is_open:
                 continue
             work.put(database.inbox, key, msgspec.structs.replace(row, response=start.response))
+            if is_same:
+                continue
             renamed = msgspec.structs.replace(session, transaction_ref=start.transaction_ref)
             await self._check_unique(renamed, session)
             work.put(database.sessions, session.id, renamed)

@@ -48,11 +48,11 @@ WITH told AS (
     FROM unnest($1::text[], $2::bytea[], $3::text[], $4::text[]) AS k (station_id, dedupe_key, transaction_ref, response)
     JOIN inbox i ON i.station_id = k.station_id AND i.dedupe_key = k.dedupe_key
     JOIN charging_session s ON s.id = i.session_id
-    WHERE s.transaction_ref IS DISTINCT FROM k.transaction_ref
+    WHERE s.transaction_ref IS DISTINCT FROM k.transaction_ref OR i.response <> k.response
 ), kept AS (
     INSERT INTO transaction_alias (station_id, transaction_ref, session_id)
     SELECT station_id, CASE WHEN is_open THEN was ELSE transaction_ref END, session_id FROM told
-    WHERE was IS NOT NULL OR NOT is_open
+    WHERE was IS DISTINCT FROM transaction_ref AND (was IS NOT NULL OR NOT is_open)
     ON CONFLICT DO NOTHING
 ), answered AS (
     UPDATE inbox i SET response = told.response FROM told
