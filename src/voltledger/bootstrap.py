@@ -316,35 +316,13 @@ class Node:
             await self._open_pools(None)
         await self._open_journal()
         self.intake.start()
-        listener = StationListener(
-            Admission(self.store),
-            self.registry,
-            ConnectionServices(
-                intake=self.intake,
-                frontdesk=self.frontdesk,
-                now=utc_now,
-                first_frame=self._first_frame,
-                keep_frame=self.frames.keep,
-                count=self._count,
-            ),
-            unknown_status=self.settings.unknown_station_status,
-            max_frame_bytes=self.settings.max_frame_bytes,
-            ping_s=self.settings.ping_s,
-            takes=lambda: self.ladder.rung != "closed",
-            readmits=self.readmission.admits,
-        )
-        self.listener = listener
-        # Stations first: whoever reads "ok" in /health may connect one.
-        self.ocpp_port = await listener.start(self.settings.ocpp.host, self.settings.ocpp.port)
-        http_ready = asyncio.Event()
-        http = asyncio.create_task(
-            serve_http(self.app, self.settings.http.host, self.settings.http.port, http_ready, self.stopping),
-            name="http",
-        )
+        self.listener = self._make_listener()
         try:
-            await _first(http, http_ready.wait())
-        except UserFacingError:
-            await listener.stop()
+            http = await self._listen()
+        except BaseException:
+            await self.listener.stop()
+            await self.intake.stop()
+            await self.journal.close()
             raise
         self._listening = True
         if reachable:
@@ -352,6 +330,36 @@ class Node:
                 await self._recover()
         self._tasks = [http, *(asyncio.create_task(_lasting(name, work)) for name, work in self._background())]
         log_success(log, "serving", http=str(self.settings.http), ocpp=str(self.settings.ocpp), version=__version__)
+
+    def _make_listener(self) -> StationListener:
+        services = ConnectionServices(
+            intake=self.intake,
+            frontdesk=self.frontdesk,
+            now=utc_now,
+            first_frame=self._first_frame,
+            keep_frame=self.frames.keep,
+            count=self._count,
+        )
+        return StationListener(
+            Admission(self.store),
+            self.registry,
+            services,
+            unknown_status=self.settings.unknown_station_status,
+            max_frame_bytes=self.settings.max_frame_bytes,
+            ping_s=self.settings.ping_s,
+            takes=lambda: self.ladder.rung != "closed",
+            readmits=self.readmission.admits,
+        )
+
+    async def _listen(self) -> "asyncio.Task[None]":
+        """Binds both addresses. Stations first: whoever reads "ok" in /health may connect one."""
+        self.ocpp_port = await self.listener.start(self.settings.ocpp.host, self.settings.ocpp.port)
+        ready = asyncio.Event()
+        http = asyncio.create_task(
+            serve_http(self.app, self.settings.http.host, self.settings.http.port, ready, self.stopping), name="http"
+        )
+        await _first(http, ready.wait())
+        return http
 
     def _background(self) -> Iterable[tuple[str, Callable[[], Awaitable[None]]]]:
         return (

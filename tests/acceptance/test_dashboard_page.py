@@ -12,10 +12,11 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
+from msgspec.structs import replace
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
 from tests import support
-from tests.integration.api.conftest import FakePresence, make_runtime
+from tests.integration.api.conftest import FakePresence, FakeStatus, make_runtime
 from tests.integration.api.seeds import busy_day
 from voltledger.api import serve_http
 from voltledger.dashboard import Sessions, create_site
@@ -42,6 +43,7 @@ class Site:
     sessions: Sessions
     catalog: Catalog
     presence: FakePresence
+    status: FakeStatus
     database: Database
     sql: Any
 
@@ -62,6 +64,7 @@ async def site(database_dsn: str) -> AsyncIterator[Site]:
         sessions=sessions,
         catalog=runtime.catalog,
         presence=fakes["presence"],
+        status=fakes["status"],
         database=database,
         sql=sql,
     )
@@ -286,6 +289,27 @@ async def test_a_driver_s_key_does_not_open_the_page(site: Site) -> None:
     key = (await site.catalog.add_key(role="driver", user="anna")).key
     async with httpx.AsyncClient(base_url=site.url) as client:
         assert (await client.post("/login", data={"key": key})).status_code == 401
+
+
+async def test_a_page_that_was_seen_stays_up_while_the_database_is_away_and_says_degraded(site: Site) -> None:
+    """An operator at night sees that charging goes on, how much waits, and how old the rest of the page is."""
+    await busy_day(site.catalog, site.database, site.sql, site.presence)
+    async with httpx.AsyncClient(base_url=site.url) as client:
+        await client.get(f"/login?code={site.sessions.make_login_code()}")
+        assert "degraded" not in (await client.get("/")).text
+        away = replace(site.status.now, status="degraded", database="down", journal=688, stations_connected=25)
+        site.status.now = away
+        await site.database.close()
+        for path in ("/", "/live"):
+            answer = await client.get(path)
+            assert answer.status_code == 200
+            for words in ("degraded", "25 connected stations", "688 facts wait", "What you see below is as of", "kWh"):
+                assert words in answer.text, (path, words)
+        site.status.now = replace(away, database="ok", journal=3)
+        await site.database.open()
+        answer = await client.get("/live")
+        assert "3 facts wait in this node&#39;s journal and are recorded now." in answer.text
+        assert "What you see below" not in answer.text
 
 
 async def test_the_page_says_so_when_the_database_is_away(site: Site) -> None:

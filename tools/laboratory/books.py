@@ -4,7 +4,7 @@
 
 Every promise gets a database of its own, works in it through the server's code, in the server's role, and is judged by
 figures of its own and by `voltledger.checker`, which shares no code with the server. Exit status 1 on any difference. A
-promise that would take too long on a slow machine stops early and says how far it came (`reached`).
+promise whose time is over stops early and says how far it came (`reached`); `--patience 3` gives three times as long.
 
 "The application's role" is `voltledger_app` taken at the connect, as the server takes it. Whoever can send SQL through
 the server's own login can leave that role again (`SET ROLE NONE`); that is no part of L-01 and L-02.
@@ -79,6 +79,7 @@ WRITERS = 16
 WORKERS = 32
 CONNECTORS = 6
 PRICE = Decimal(2_000)
+HIGHEST_PRICE = Decimal("9999999999.9999")
 BATCH = 60
 SYNC_POLICY = SyncPolicy(
     ghost_grace=timedelta(minutes=5),
@@ -135,8 +136,13 @@ class Bench:
     lab: Lab
     scale: float = 1.0
     seed: int = 1
+    patience: float = 1.0
     before: str = "SELECT"
     after: str = "SELECT"
+
+    def deadline(self, seconds: float) -> "Deadline":
+        """When to stop, counted from now."""
+        return Deadline(seconds * self.patience)
 
     def draw(self, promise: str) -> random.Random:
         """The promise's own random numbers."""
@@ -279,6 +285,15 @@ class World:
                 currency,
             )
 
+    async def make_held(self, user: str) -> None:
+        """The account of what a user sets aside, as their first session leaves it."""
+        async with self.database.connection() as connection:
+            await connection.execute(
+                "INSERT INTO ledger_account (code, kind, owner, currency, balance_minor) "
+                "VALUES ('held:' || $1 || ':INR', 'held', $1, 'INR', 0)",
+                user,
+            )
+
     async def token_of(self, session_id: UUID) -> str:
         """The token that a prepaid start waits for."""
         async with self.database.connection() as connection:
@@ -393,6 +408,12 @@ def _encode(answer: Answer) -> bytes:
     return json.dumps({"transactionId": int(answer.transaction_ref or 0)}).encode()
 
 
+async def _findings(sql: Any) -> str:
+    """What the server found, which shows what happened to it."""
+    rows = await sql.fetch("SELECT kind, count(*) FROM finding GROUP BY kind ORDER BY kind")
+    return ", ".join(f"{kind} {count:,}" for kind, count in rows)
+
+
 def _ago(minutes: float) -> datetime:
     return datetime.now(UTC) - timedelta(minutes=minutes)
 
@@ -414,8 +435,6 @@ class Version:
 def made_session(draw: random.Random, user: str, currency: str = "INR") -> ChargingSession:
     """An ended session with any price, fee and paid amount; many costs fall on a half."""
     price = Decimal(draw.randrange(50_000_000)) / draw.choice((10_000, 10_000, 100, 1))
-    if price >= 10**10:
-        price = Decimal(10**9)
     return ChargingSession(
         id=SessionId(new_id()),
         station_id=StationId(STATIONS[0]),
@@ -441,7 +460,7 @@ def _energy(draw: random.Random) -> Wh:
 def versions_of(draw: random.Random, session: ChargingSession) -> Iterator[Version]:
     """The settlement of a session and up to three corrections, some after money was set aside again."""
     already: Settled | None = None
-    for number in range(1, draw.randint(2, 5)):
+    for number in range(1, 1 + draw.choice((1, 1, 1, 2, 2, 4))):
         taken = 0
         hold = None
         if already is not None:
@@ -476,32 +495,34 @@ def _paid(session: ChargingSession) -> list[Entry]:
 # --- L-01: every entry balances -----------------------------------------------------------------------
 
 _LINES = (
-    "WITH e AS (INSERT INTO ledger_entry (kind, source_id, version, reason) VALUES ('topup', 'x', 1, '') RETURNING id) "
+    "WITH e AS (INSERT INTO ledger_entry (kind, source_id, version, reason) "
+    "VALUES ('topup', gen_random_uuid(), 1, '') RETURNING id) "
     "INSERT INTO ledger_posting (entry_id, line, account_id, side, amount_minor) "
     "SELECT e.id, n, (SELECT id FROM public.ledger_account WHERE code = c), s, a FROM e, (VALUES {}) AS l (n, c, s, a)"
 )
-_MONEY, _WALLET = "'provider::INR'", f"'wallet:{USER}:INR'"
-_GOOD = _LINES.format(f"(1, {_MONEY}, 'D', 5), (2, {_WALLET}, 'C', 5)")
+_MONEY, _FEE, _WALLET = "'provider::INR'", "'platform_fee::INR'", f"'wallet:{USER}:INR'"
+_GOOD = _LINES.format(f"(1, {_MONEY}, 'D', 5), (2, {_FEE}, 'C', 5)")
 _ADD = "INSERT INTO ledger_posting (entry_id, line, account_id, side, amount_minor) "
 _OLD = _ADD + "SELECT e.id, {line}, a.id, '{side}', 5 FROM (SELECT min(id) AS id FROM public.ledger_entry) e, "
-_TO_OLD = (_OLD + f"public.ledger_account a WHERE code = {_WALLET}").format
+_TO_OLD = (_OLD + f"public.ledger_account a WHERE code = {_FEE}").format
 
 ATTEMPTS = {
-    "sides that differ": _LINES.format(f"(1, {_MONEY}, 'D', 6), (2, {_WALLET}, 'C', 5)"),
-    "one side only": _LINES.format(f"(1, {_WALLET}, 'C', 5)"),
-    "no lines": "INSERT INTO ledger_entry (kind, source_id, version, reason) VALUES ('topup', 'x', 1, '')",
-    "amounts of zero": _LINES.format(f"(1, {_MONEY}, 'D', 0), (2, {_WALLET}, 'C', 0)"),
-    "negative amounts": _LINES.format(f"(1, {_MONEY}, 'D', -5), (2, {_WALLET}, 'C', -5)"),
+    "sides that differ": _LINES.format(f"(1, {_MONEY}, 'D', 6), (2, {_FEE}, 'C', 5)"),
+    "one side only": _LINES.format(f"(1, {_FEE}, 'C', 5)"),
+    "no lines": "INSERT INTO ledger_entry (kind, source_id, version, reason) "
+    "VALUES ('topup', gen_random_uuid(), 1, '')",
+    "amounts of zero": _LINES.format(f"(1, {_MONEY}, 'D', 0), (2, {_FEE}, 'C', 0)"),
+    "negative amounts": _LINES.format(f"(1, {_MONEY}, 'D', -5), (2, {_FEE}, 'C', -5)"),
     "a third side": _LINES.format(f"(1, {_MONEY}, 'X', 5)"),
     "two currencies": "INSERT INTO ledger_account (code, kind, owner, currency) "
     "VALUES ('provider::EUR', 'provider', '', 'EUR'); "
-    + _LINES.format(f"(1, 'provider::EUR', 'D', 5), (2, {_WALLET}, 'C', 5)"),
+    + _LINES.format(f"(1, 'provider::EUR', 'D', 5), (2, {_FEE}, 'C', 5)"),
     "a line in an old entry": _TO_OLD(line=90, side="C"),
     "two lines in an old entry": f"{_TO_OLD(line=90, side='C')}; {_TO_OLD(line=91, side='D')}",
     "a line behind an early check": f"{_GOOD}; SET CONSTRAINTS ALL IMMEDIATE; {_ADD}"
-    f"SELECT e.id, 3, a.id, 'C', 5 FROM ledger_entry e, ledger_account a WHERE source_id = 'x' AND code = {_WALLET}",
+    f"SELECT max(e.id), 3, max(a.id), 'C', 5 FROM ledger_entry e, ledger_account a WHERE code = {_FEE}",
     "a temporary table for the accounts": "CREATE TEMP TABLE ledger_account (LIKE public.ledger_account); "
-    + _LINES.format(f"(1, {_WALLET}, 'C', 5)"),
+    + _LINES.format(f"(1, {_FEE}, 'C', 5)"),
     "a temporary table for the entries": "CREATE TEMP TABLE ledger_entry AS SELECT id, pg_current_xact_id() AS xid "
     f"FROM public.ledger_entry; {_TO_OLD(line=90, side='C')}; {_TO_OLD(line=91, side='D')}",
     "the key of another entry": "INSERT INTO ledger_entry (kind, source_id, version, reason) "
@@ -515,12 +536,14 @@ ATTEMPTS = {
     "'BEGIN RETURN NULL; END'",
     "another currency for an account": f"UPDATE ledger_account SET currency = 'EUR' WHERE code = {_WALLET}",
     "a balance beside the lines": f"UPDATE ledger_account SET balance_minor = balance_minor + 5 WHERE code = {_WALLET}",
-    "lines beside a balance": _GOOD,
-    "a balance that a line of ours only claims": _LINES.replace("amount_minor)", "amount_minor, balance_after)")
-    .replace("s, a FROM e", "s, a, b FROM e")
-    .replace("(n, c, s, a)", "(n, c, s, a, b)")
-    .format(f"(1, {_WALLET}, 'D', 1, NULL), (2, {_WALLET}, 'C', 1, 10 ^ 9)")
-    + f"; COMMIT; BEGIN; UPDATE ledger_account SET balance_minor = 10 ^ 9 WHERE code = {_WALLET}",
+    "lines beside a balance": _LINES.format(f"(1, {_MONEY}, 'D', 5), (2, {_WALLET}, 'C', 5)"),
+    "a balance that only a line claims": _LINES.replace("amount_minor)", "amount_minor, balance_after)")
+    .replace("s, a FROM e", "s, a, 1000000000 FROM e")
+    .format(f"(1, {_WALLET}, 'D', 1), (2, {_WALLET}, 'C', 1)")
+    + f"; COMMIT; BEGIN; UPDATE ledger_account SET balance_minor = 1000000000 WHERE code = {_WALLET}",
+    "lines with the number of an older entry": _GOOD.replace("(kind,", "(id, kind,").replace(
+        "VALUES ('topup'", "OVERRIDING SYSTEM VALUE VALUES (-1, 'topup'"
+    ),
     "a new wallet with money in it": "INSERT INTO ledger_account (code, kind, owner, currency, balance_minor) "
     "VALUES ('wallet:x:INR', 'wallet', 'x', 'INR', 5)",
 }
@@ -529,7 +552,7 @@ ATTEMPTS = {
 
 async def l_01(bench: Bench) -> Outcome:
     """Entries in bulk through the posting code, and attempts to break them with SQL."""
-    draw, wanted, deadline = bench.draw("L-01"), bench.count(1_000_000, 500), Deadline(240)
+    draw, wanted, deadline = bench.draw("L-01"), bench.count(1_000_000, 500), bench.deadline(170)
     async with bench.world() as world:
         posted = await _post_in_bulk(world, draw, wanted, deadline)
         await world.sql.execute(bench.after)
@@ -538,6 +561,12 @@ async def l_01(bench: Bench) -> Outcome:
         if found != posted:
             differences.append(f"{posted} entries were acknowledged, {found} are in the books")
     async with bench.world() as world:
+        await world.sql.execute(
+            "INSERT INTO ledger_account (code, kind, owner, currency) "
+            "VALUES ('platform_fee::INR', 'platform_fee', '', 'INR')"
+        )
+        if not await _accepted(world, {"a good entry": _GOOD}):
+            differences.append("a good entry was refused: the attempts prove nothing")
         accepted = await _accepted(world, ATTEMPTS)
     return Outcome(
         promise="L-01",
@@ -698,7 +727,7 @@ class _SureWork:
 
 async def l_03(bench: Bench) -> Outcome:
     """Workers settle the same version at once; in every twentieth race all of them believe that the job is theirs."""
-    draw, wanted, deadline = bench.draw("L-03"), bench.count(10_000, 20), Deadline(170)
+    draw, wanted, deadline = bench.draw("L-03"), bench.count(10_000, 20), bench.deadline(100)
     races, differences = 0, []
     async with bench.world(connections=WORKERS + 2) as world:
         await world.add_driver("racer")
@@ -759,14 +788,15 @@ class _Run:
     steps: int = 0
 
     async def do(self) -> None:
-        """All writers at once, then what is left open comes to its end."""
+        """All writers at once."""
         await self._top_up()
+        if self.draw.random() < 0.98:
+            # Who makes a user's held account may run into a deadlock, which costs a second and nothing else.
+            await self.world.make_held(self.user)
         stations = (self._charge(connector) for connector in range(1, 5))
         payers = (self._pay_first(connector) for connector in (5, 6))
         others = (self._some(what) for what in [self._top_up] * 4 + [self._settle] * 4 + [self._by_hand] * 2)
         await asyncio.gather(*stations, *payers, *others)
-        await self.world.sync.sync_database({})
-        await self.world.settled_by_now()
 
     async def _some(self, what: Callable[[], Awaitable[None]]) -> None:
         for _ in range(2):
@@ -892,21 +922,25 @@ async def _patiently(do: Callable[[], Awaitable[Any]]) -> Any:
 
 
 async def l_04(bench: Bench) -> Outcome:
-    """Runs of the machine, one after the other, each with a wallet of its own."""
-    draw, wanted, deadline = bench.draw("L-04"), bench.count(2_000, 2), Deadline(200)
+    """Runs of the machine, two at once, each with a station and a wallet of its own."""
+    draw, wanted, deadline = bench.draw("L-04"), bench.count(2_000, 2), bench.deadline(130)
     runs, steps, differences = 0, 0, []
     async with bench.world() as world:
         while runs < wanted and not deadline.is_over:
-            user = f"m{runs}"
-            await world.add_driver(user)
-            run = _Run(world=world, draw=draw, user=user, station=STATIONS[runs % 2])
-            await run.do()
-            differences += await run.differences()
-            runs, steps = runs + 1, steps + run.steps
+            both = [_Run(world=world, draw=draw, user=f"m{runs + n}", station=s) for n, s in enumerate(STATIONS)]
+            for run in both:
+                await world.add_driver(run.user)
+            await asyncio.gather(*(run.do() for run in both))
+            await world.sync.sync_database({})
+            await world.settled_by_now()
+            for run in both:
+                differences += await run.differences()
+            runs, steps = runs + len(both), steps + sum(run.steps for run in both)
+        kinds = await _findings(world.sql)
         differences += await bench.judged(world.dsn)
     return Outcome(
         promise="L-04",
-        figure=f"{runs:,} runs, {steps:,} steps, {WRITERS} writers at one wallet",
+        figure=f"{runs:,} runs, {steps:,} steps, {WRITERS} writers at one wallet ({kinds})",
         target=f"{wanted:,} runs of 30 to 50 steps: balance = sum of its lines, never below zero, no lost update",
         reached=runs >= wanted,
         differences=differences,
@@ -943,7 +977,10 @@ def priced(seed: int, count: int) -> tuple[int, list[str]]:
     settlements, found = 0, []
     for _ in range(count):
         before: Totals | None = None
-        for version in versions_of(draw, made_session(draw, "anna")):
+        session = made_session(draw, "anna")
+        if draw.random() < 0.02:
+            session = msgspec.structs.replace(session, price=Price(per_kwh_minor=HIGHEST_PRICE, currency="INR"))
+        for version in versions_of(draw, session):
             settlements += 1
             wanted = _oracle(before, version)
             ours = _totals(version.settlement.settled)
@@ -1027,7 +1064,7 @@ class _Unlucky:
 
 async def l_06(bench: Bench) -> Outcome:
     """Sessions that were paid and used less, settled by workers that fail and try again; then used still less."""
-    draw, wanted, deadline = bench.draw("L-06"), bench.count(10_000, 40), Deadline(150)
+    draw, wanted, deadline = bench.draw("L-06"), bench.count(10_000, 40), bench.deadline(60)
     done = 0
     async with bench.world() as world:
         await world.add_driver("payer")
@@ -1081,7 +1118,11 @@ async def _settle_unluckily(world: World, draw: random.Random) -> None:
     for again in (True, False):
         await asyncio.gather(*(work() for _ in range(8)))
         if again:
-            await world.sql.execute("UPDATE job SET state = 'waiting', run_after = now() WHERE random() < 0.3")
+            await world.sql.execute(
+                "UPDATE job SET state = 'waiting', run_after = now() "
+                "WHERE random() < 0.3 AND id > (SELECT max(id) FROM job) - $1",
+                BATCH,
+            )
     await world.settled_by_now()
 
 
@@ -1112,6 +1153,7 @@ class _Caller:
     site: Site
     draw: random.Random
     found: list[str] = field(default_factory=list)
+    api: Any = None
     requests: int = 0
     kills: int = 0
     paid: int = 0
@@ -1127,6 +1169,7 @@ class _Caller:
         key = f"key-{number}-{new_id().hex}"
         times = min(50, 2 + int(self.draw.expovariate(1 / 5)))
         replies = await self._replies(path, body, key, times, kill=kill)
+        # After a kill the answer to a start may have to be made again: the same session, as it is by then.
         whole = set(replies) if not (kill and starts) else {json.loads(reply)["id"] for reply in replies}
         if len(whole) != 1:
             self.found.append(f"{key}: {len(whole)} different replies to {path}: {sorted(map(str, whole))[:2]}")
@@ -1166,8 +1209,6 @@ class _Caller:
             return 0, b""
         return reply.status_code, reply.content
 
-    api: Any = None
-
     async def _kill(self) -> None:
         self.kills += 1
         await self.site.kill()
@@ -1186,7 +1227,7 @@ class _Caller:
 
 async def l_07(bench: Bench) -> Outcome:
     """A running server, keys that are sent many times at once, some with a SIGKILL in between."""
-    draw, wanted, deadline = bench.draw("L-07"), bench.count(5_000, 20), Deadline(200)
+    draw, wanted, deadline = bench.draw("L-07"), bench.count(5_000, 20), bench.deadline(110)
     keys = 0
     async with bench.lab.site() as site:
         sql = await site.books()
@@ -1196,7 +1237,7 @@ async def l_07(bench: Bench) -> Outcome:
             caller = _Caller(site=site, draw=draw, api=api)
             await caller.start()
             while keys < wanted and not deadline.is_over:
-                await caller.key(keys, kill=keys % 200 in (7, 10))
+                await caller.key(keys, kill=keys % 400 in (7, 10))
                 keys += 1
             await sql.execute(bench.after)
             await until(
@@ -1249,7 +1290,7 @@ MONEY_COLUMNS = {
 
 async def l_08(bench: Bench) -> Outcome:
     """One character of one value in a row of the ledger, changed by a superuser; does `verify` find it?"""
-    draw, wanted, deadline = bench.draw("L-08"), bench.count(1_000, 12), Deadline(120)
+    draw, wanted, deadline = bench.draw("L-08"), bench.count(1_000, 12), bench.deadline(40)
     flips, found, missed, differences = 0, 0, Counter[str](), []
     async with bench.world() as world:
         for number in range(8):
@@ -1397,7 +1438,7 @@ class _Story:
 
 async def l_09(bench: Bench) -> Outcome:
     """Sessions that were closed as ghosts, superseded, or settled by a wrong register, and then the truth arrives."""
-    draw, wanted, deadline = bench.draw("L-09"), bench.count(1_000, 12), Deadline(120)
+    draw, wanted, deadline = bench.draw("L-09"), bench.count(1_000, 12), bench.deadline(40)
     done, differences = 0, []
     async with bench.world() as world:
         for station in STATIONS:
@@ -1429,11 +1470,11 @@ async def l_09(bench: Bench) -> Outcome:
             differences += _edited(before, await _history(world.sql))
             differences += [text for story in stories for text in await story.differences()]
             done += len(stories)
-        kinds = await world.sql.fetch("SELECT kind, count(*) FROM finding GROUP BY kind ORDER BY kind")
+        kinds = await _findings(world.sql)
         differences += [str(difference) for difference in (await verify(world.dsn)).differences]
     return Outcome(
         promise="L-09",
-        figure=f"{done:,} corrections ({', '.join(f'{kind} {count:,}' for kind, count in kinds)})",
+        figure=f"{done:,} corrections ({kinds})",
         target=f"{wanted:,}: net = truth, nothing that was posted is edited",
         reached=done >= wanted,
         differences=differences,
@@ -1492,12 +1533,12 @@ async def measure(bench: Bench, promise: str) -> Outcome:
     return outcome
 
 
-async def run(promises: Sequence[str], scale: float, seed: int) -> list[Outcome]:
+async def run(promises: Sequence[str], scale: float, seed: int, patience: float) -> list[Outcome]:
     """Promises one after the other in one laboratory; prints as it goes."""
     async with laboratory() as lab:
         found = []
         for promise in promises:
-            found.append(await measure(Bench(lab=lab, scale=scale, seed=seed), promise))
+            found.append(await measure(Bench(lab=lab, scale=scale, seed=seed, patience=patience), promise))
             print(found[-1], flush=True)
         return found
 
@@ -1507,13 +1548,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", type=float, default=1.0, help="1 is what the promises ask for")
     parser.add_argument("--only", default=",".join(PROMISES), help="such as L-01,L-03; all by default")
+    parser.add_argument("--patience", type=float, default=1.0, help="stretches the time that each promise may take")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, help="where the figures go")
     given = parser.parse_args()
     promises = given.only.split(",")
     if unknown := set(promises) - set(PROMISES):
         raise SystemExit(f"there is no promise {', '.join(sorted(unknown))}: use {', '.join(PROMISES)}")
-    found = asyncio.run(run(promises, given.scale, given.seed))
+    found = asyncio.run(run(promises, given.scale, given.seed, given.patience))
     if given.json is not None:
         given.json.write_text(json.dumps([one.as_json() for one in found], indent=1) + "\n", encoding="utf-8")
     return 1 if any(one.differences for one in found) else 0

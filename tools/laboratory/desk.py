@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 from websockets.exceptions import ConnectionClosedError
 from websockets.protocol import State
@@ -33,10 +33,16 @@ from voltledger.services.intake import Intake
 from voltledger.services.settling import Settling
 from voltledger.storage.postgres.facts import PostgresFactStore
 from voltledger.storage.postgres.live import PostgresLive
+from voltledger.storage.postgres.outbox import PostgresOutbox
 from voltledger.storage.postgres.pool import Database
 from voltledger.storage.postgres.settlements import PostgresSettlementStore
+from voltledger.sync.workers import relay_work
 
 ANSWER_S = 60.0
+SETTLERS = 3
+PASSWORD = "one-for-all-of-them-9f2c"
+"""Of every station that `enlist` registers."""
+T = TypeVar("T")
 
 
 class Wire:
@@ -46,7 +52,7 @@ class Wire:
 
     def __init__(self) -> None:
         self.state = State.OPEN
-        self.code: int | None = None
+        self.close_code: int | None = None
         self.answers: asyncio.Queue[str | None] = asyncio.Queue()
         self.transport = SimpleNamespace(abort=self._abort)
         self._frames: asyncio.Queue[str | None] = asyncio.Queue()
@@ -73,12 +79,12 @@ class Wire:
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Closes it, from either side."""
         if self.state is State.OPEN:
-            self.state, self.code = State.CLOSED, code
+            self.state, self.close_code = State.CLOSED, code
             self._frames.put_nowait(None)
             self.answers.put_nowait(None)
 
     def _abort(self) -> None:
-        self.state, self.code = State.CLOSED, 1006
+        self.state, self.close_code = State.CLOSED, 1006
         self._frames.put_nowait(None)
         self.answers.put_nowait(None)
 
@@ -90,12 +96,17 @@ class Line:
         self.station = station
         self._desk = desk
         self._numbers = itertools.count(1)
-        self._wire: Any = Wire()
-        self._connection = StationConnection(
-            self._wire, StationId(station), dialect(Version.V16), desk.connection_services
-        )
+        wire: Any = Wire()
+        self._wire = wire
+        self._connection = StationConnection(wire, StationId(station), dialect(Version.V16), desk.connection_services)
         desk.registry.opened(self._connection)
-        self._task = asyncio.create_task(self._connection.run())
+        self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        try:
+            await self._connection.run()
+        finally:
+            await self._wire.close(1011)  # as the listener's library does when a handler is over
 
     async def call(self, action: str, payload: str, message_id: str | None = None) -> Any:
         """Says something and returns the frame that answers it. Raises: LabFailed when the server hangs up."""
@@ -103,7 +114,7 @@ class Line:
         async with asyncio.timeout(ANSWER_S):
             text = await self._wire.answers.get()
         if text is None:
-            raise LabFailed(f"{self.station}: the connection was closed with {self._wire.code} instead of an answer")
+            raise LabFailed(f"{self.station}: closed with {self._wire.close_code} instead of an answer")
         frame = json.loads(text)
         if frame[1] != message_id:
             raise LabFailed(f"{self.station}: {message_id} was answered with {text}")
@@ -147,6 +158,7 @@ class Desk:
             count=lambda version, action, direction: None,
         )
         self._settling = Settling(PostgresSettlementStore(self.database))
+        self._relay = relay_work(PostgresOutbox(self.database), {"clear_events": _taken})
 
     def now(self) -> datetime:
         """Its clock."""
@@ -157,9 +169,18 @@ class Desk:
         return Line(self, station)
 
     async def settle(self) -> None:
-        """Settles all that is due."""
+        """Settles all that is due, and lets the relay send what follows; there is no cache that would listen."""
+        await asyncio.gather(*(self._settle() for _ in range(SETTLERS)))
+        while await self._relay():
+            pass
+
+    async def _settle(self) -> None:
         while (await self._settling.settle_due())[0]:
             pass
+
+
+async def _taken(payload: Any) -> bool:
+    return True
 
 
 @asynccontextmanager
@@ -175,7 +196,7 @@ async def desk(site: Site) -> AsyncIterator[Desk]:
         await found.database.close()
 
 
-async def enlist(site: Site, prefix: str, count: int, *, password: str = "one-for-all-of-them-9f2c") -> list[str]:
+async def enlist(site: Site, prefix: str, count: int) -> list[str]:
     """Registers stations, all with one password, in one statement; their names."""
     books = await site.books()
     try:
@@ -183,7 +204,7 @@ async def enlist(site: Site, prefix: str, count: int, *, password: str = "one-fo
             "INSERT INTO station (id, connectors, password_hash)"
             " SELECT $1 || to_char(n, 'FM00000'), 2, $2 FROM generate_series(1, $3::integer) n",
             prefix,
-            hash_password(password, generated=True),
+            hash_password(PASSWORD, generated=True),
             count,
         )
     finally:
@@ -191,7 +212,7 @@ async def enlist(site: Site, prefix: str, count: int, *, password: str = "one-fo
     return [f"{prefix}{number:05}" for number in range(1, count + 1)]
 
 
-async def in_turns[T](work: Sequence[T], hands: int, do: Callable[[T], Any]) -> None:
+async def in_turns(work: Sequence[T], hands: int, do: Callable[[T], Any]) -> None:
     """Does everything, so many at a time; the first failure ends it."""
     waiting = iter(work)
 

@@ -1,6 +1,7 @@
 """The page, its login and its files, as handlers that are added to the API's application."""
 
 import asyncio
+import contextlib
 import hashlib
 import mimetypes
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ from litestar.types import ControllerRouterHandler
 from voltledger.api import create_app
 from voltledger.api.wire import AnyRequest
 from voltledger.dashboard.logins import LIFETIME_S, Sessions
-from voltledger.dashboard.view import Picture, ago, picture
+from voltledger.dashboard.view import Picture, Trouble, ago, picture, trouble
 from voltledger.domain.errors import NotFound
 from voltledger.services.catalog import Overview
 from voltledger.services.runtime import Runtime, StoreContention, StoreUnavailable
@@ -25,6 +26,8 @@ COOKIE = "voltledger_session"
 FRESH_S = 1.0
 """One look at the database serves all viewers for a second, and the sums of the books for five."""
 SUMS_FRESH_S = 5.0
+LOOK_S = 6.0
+"""After so long a look is given up, and what was seen last is shown."""
 MOST_STATIONS = 60
 MOST_RUNNING = 60
 MOST_ENDED = 8
@@ -71,13 +74,20 @@ class _Page:
         """A template with values, escaped."""
         return self._templates.get_template(template).render(**values)
 
-    async def look(self) -> Picture:
-        """Everything there is to show. Raises: StoreUnavailable."""
+    async def look(self) -> Picture | None:
+        """Everything there is to show: what was seen last while the database is away, None if that is nothing."""
         async with self._lock:
             clock = asyncio.get_running_loop().time()
-            if self._seen is None or clock - self._seen[0] > FRESH_S:
-                self._seen = (clock, await self._picture(clock))
-            return self._seen[1]
+            away = self._runtime.status.health().database != "ok"
+            if not away and (self._seen is None or clock - self._seen[0] > FRESH_S):
+                with contextlib.suppress(StoreUnavailable, StoreContention, TimeoutError):
+                    async with asyncio.timeout(LOOK_S):
+                        self._seen = (clock, await self._picture(clock))
+            return None if self._seen is None else self._seen[1]
+
+    def trouble(self) -> Trouble | None:
+        """What is not well now, for the top of the page; known without the database."""
+        return trouble(self._runtime.status.health())
 
     async def _picture(self, clock: float) -> Picture:
         catalog = self._runtime.catalog
@@ -115,17 +125,20 @@ def _handlers(page: _Page, sessions: Sessions) -> list[ControllerRouterHandler]:
         """The page, or the way to the login."""
         if sessions.actor_of(request.cookies.get(COOKIE)) is None:
             return _go("/login")
-        try:
-            return _html(page.render("page.html", picture=await page.look()))
-        except (StoreUnavailable, StoreContention):
-            return _html(page.render("away.html"), status=503)
+        seen = await page.look()
+        if seen is None:
+            return _html(page.render("away.html", trouble=page.trouble()), status=503)
+        return _html(page.render("page.html", picture=seen, trouble=page.trouble()))
 
     @get("/live", include_in_schema=False)
     async def live(request: AnyRequest) -> Response[str]:
         """What moves on the page."""
         if sessions.actor_of(request.cookies.get(COOKIE)) is None:
             return Response("", status_code=200, media_type=HTML, headers={"HX-Redirect": "/login"})
-        return _html(page.render("live.html", picture=await page.look()))
+        seen = await page.look()
+        if seen is None:
+            return _html(page.render("away.html", trouble=page.trouble()), status=503)
+        return _html(page.render("live.html", picture=seen, trouble=page.trouble()))
 
     @get("/login", include_in_schema=False)
     async def login_form(

@@ -22,7 +22,7 @@ from voltledger.services.catalog import (
     money_text,
     session_of,
 )
-from voltledger.services.runtime import ConnectionInfo
+from voltledger.services.runtime import ConnectionInfo, Health
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -100,6 +100,34 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
     finding_counts: list[tuple[str, int]]
     open_findings: int
     loops: list[tuple[LoopRun, Mark]]
+
+
+class Trouble(msgspec.Struct, frozen=True, kw_only=True):
+    """What is not well, in a word and sentences; `is_old` says that the rest of the page may be."""
+
+    mark: Mark
+    sentence: str
+    is_old: bool
+
+
+def trouble(health: Health) -> Trouble | None:
+    """What `/health` says, for people; None when all is well."""
+    if health.status == "ok":
+        return None
+    away = health.database != "ok"
+    told = []
+    if away:
+        told.append("PostgreSQL does not answer.")
+        if health.stations_connected:
+            told.append(f"Charging goes on at {health.stations_connected} connected stations.")
+    if health.journal:
+        told.append(
+            f"{health.journal} facts wait in this node's journal and are recorded "
+            + ("as soon as it is back." if away else "now.")
+        )
+    if health.redis != "ok":
+        told.append("Redis does not answer; stations and money do not need it, and it is refilled when it is back.")
+    return Trouble(mark=Mark("bad", "⚠", "degraded"), sentence=" ".join(told), is_old=away)
 
 
 _SAYS: Mapping[str, Mark] = {

@@ -114,22 +114,26 @@ class FakePrepaid:
         return self.outcome
 
 
+WELL = Health(
+    status="ok",
+    database="ok",
+    redis="ok",
+    stations_connected=1,
+    sessions_active=0,
+    sync={"database": LoopHealth(last_run=NOW, duration_s=0.1, outcome="ok")},
+    findings_open=0,
+    journal=0,
+    version="test",
+)
+
+
 @dataclass
 class FakeStatus:
     is_ready: bool = True
+    now: Health = WELL
 
     def health(self) -> Health:
-        return Health(
-            status="ok",
-            database="ok",
-            redis="ok",
-            stations_connected=1,
-            sessions_active=0,
-            sync={"database": LoopHealth(last_run=NOW, duration_s=0.1, outcome="ok")},
-            findings_open=0,
-            journal=0,
-            version="test",
-        )
+        return self.now
 
     def ready(self) -> bool:
         return self.is_ready

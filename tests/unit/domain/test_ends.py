@@ -174,6 +174,22 @@ def test_an_end_that_was_only_matched_is_corrected_by_the_transactions_own() -> 
     assert own.findings[1].evidence["register_wh"] == "2294"
 
 
+def test_a_ghost_that_was_closed_at_what_was_measured_goes_on_from_there() -> None:
+    """A meter that began anew in the middle: what was measured before still counts, and nobody else's end is sought."""
+    ghost = running(
+        state=State.GHOST,
+        concluded=True,
+        estimated=True,
+        register_wh=Wh(300),
+        energy_wh=Wh(5_000),
+        meter_stop_wh=Wh(300),
+        ended_at=time(30),
+    )
+    decision = decide(book(ghost), end(60, 1_300), now(61))
+    assert decision.sessions[0].energy_wh == 6_000
+    assert [f.kind for f in decision.findings] == [FindingKind.CORRECTED]
+
+
 def test_a_foreign_register_leaves_nothing_behind_when_the_own_end_comes() -> None:
     """Seed 3861 of the simulation: the own end, with its closing reading, is far below the one that was matched."""
     b = book(running())

@@ -135,7 +135,7 @@ def _end(
     findings = (*findings, *more)
     if was_concluded:
         findings = (*findings, _corrected(session, ended))
-        if session.meter_stop_wh is not None and session.meter_stop_wh != event.register_wh:
+        if _was_stated(session) and session.meter_stop_wh != event.register_wh:
             findings = (*findings, _set_free(session))
     return Decision(
         answer=answer,
@@ -147,12 +147,17 @@ def _end(
     )
 
 
+def _was_stated(session: ChargingSession) -> bool:
+    """Whether a final register was stated for a session that has not ended by its own word; an estimate is measured."""
+    return session.concluded and not session.estimated and session.meter_stop_wh is not None
+
+
 def _without_foreign_register(session: ChargingSession, event: TransactionEnded) -> ChargingSession:
     """The session without the final register of an end that was not its own, now that its own has come.
 
     A register that may be another meter's must not count: what this end says is measured from the start again.
     """
-    if not session.concluded or session.meter_stop_wh is None or session.meter_start_wh is None:
+    if not _was_stated(session) or session.meter_start_wh is None:
         return session
     if event.register_wh is None or event.register_wh < session.meter_start_wh:
         return session

@@ -38,7 +38,42 @@ CREATE CONSTRAINT TRIGGER balance_is_posted AFTER INSERT OR UPDATE OF balance_mi
   DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.balance_minor IS NOT NULL)
   EXECUTE FUNCTION check_balance_is_posted();
 
-DO $$
+-- A line of an account whose balance is kept moves that balance, and says what it was moved to.
+CREATE FUNCTION check_posting_moves_balance() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+  kept bigint;
+  newest bigint;
 BEGIN
-  EXECUTE format('ALTER FUNCTION check_balance_is_posted() SET search_path = pg_catalog, %I, pg_temp', current_schema());
+  SELECT balance_minor INTO kept FROM ledger_account WHERE id = NEW.account_id;
+  IF kept IS NULL THEN
+    RETURN NULL;
+  END IF;
+  SELECT balance_after INTO newest FROM ledger_posting WHERE account_id = NEW.account_id
+  ORDER BY entry_id DESC, line DESC LIMIT 1;
+  IF newest IS DISTINCT FROM kept THEN
+    RAISE EXCEPTION 'line % of entry % does not move the balance of its account', NEW.line, NEW.entry_id
+      USING ERRCODE = 'check_violation', CONSTRAINT = 'posting_moves_balance';
+  END IF;
+  RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER posting_moves_balance AFTER INSERT ON ledger_posting
+  DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION check_posting_moves_balance();
+
+DO $$
+DECLARE
+  rule text;
+BEGIN
+  FOREACH rule IN ARRAY ARRAY['check_balance_is_posted', 'check_posting_moves_balance'] LOOP
+    EXECUTE format('ALTER FUNCTION %I() SET search_path = pg_catalog, %I, pg_temp', rule, current_schema());
+  END LOOP;
+  -- A plan that was made while the tables were empty would walk through all of them ever after.
+  ALTER FUNCTION check_entry_balanced() SET enable_seqscan = off;
+  ALTER FUNCTION check_posting_with_entry() SET enable_seqscan = off;
+  ALTER FUNCTION check_balance_is_posted() SET plan_cache_mode = force_custom_plan;
+  ALTER FUNCTION check_posting_moves_balance() SET plan_cache_mode = force_custom_plan;
+  -- Numbers, times and the unit of work of an entry are the database's to give.
+  IF EXISTS (SELECT 1 FROM pg_roles WHERE rolname = 'voltledger_app') THEN
+    REVOKE INSERT ON ledger_entry FROM voltledger_app;
+    GRANT INSERT (kind, source_id, version, session_id, reason) ON ledger_entry TO voltledger_app;
+  END IF;
 END $$;
