@@ -15,6 +15,13 @@ from tools.laboratory.world import Lab, laboratory
 T = TypeVar("T")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A cell starts and restarts servers; on a slow machine a series of them takes longer than other tests may."""
+    for item in items:
+        if "laboratory" in item.path.parts:
+            item.add_marker(pytest.mark.timeout(400))
+
+
 class Running:
     """A laboratory, and how to do something in it from an ordinary test."""
 

@@ -15,7 +15,7 @@ from voltledger.checker import Figures, Verdict
 from voltledger.domain.ledger.settlement import Settlement, settle
 from voltledger.storage.postgres.queries import SQL
 
-SCALES = {"L-01": 0.003, "L-03": 0.002, "L-04": 0.003, "L-05": 0.005, "L-06": 0.004, "L-07": 0.004, "L-08": 0.012}
+SCALES = {"L-01": 0.003, "L-03": 0.002, "L-04": 0.003, "L-05": 0.005, "L-06": 0.004, "L-07": 0.0024, "L-08": 0.012}
 TAMPER = "SET session_replication_role = replica; "
 Measure = Callable[..., Outcome]
 
@@ -49,9 +49,26 @@ def test_an_entry_that_was_broken_among_many_is_noticed(measure: Measure, broken
     assert seen in str(measure("L-01", after=TAMPER + broken))
 
 
-def test_a_rule_that_is_missing_shows_as_an_attempt_that_is_accepted(measure: Measure) -> None:
-    without = "DROP TRIGGER entry_balances ON ledger_entry; DROP TRIGGER posting_balances ON ledger_posting"
-    assert "accepted from the application's role: one side only" in str(measure("L-01", before=without))
+@pytest.mark.parametrize(
+    ("missing", "attempts"),
+    [
+        (
+            "DROP TRIGGER entry_balances ON ledger_entry; DROP TRIGGER posting_balances ON ledger_posting",
+            ["sides that differ", "one side only", "no lines", "two currencies"],
+        ),
+        ("DROP TRIGGER posting_with_its_entry ON ledger_posting", ["two lines in an old entry"]),
+        ("ALTER FUNCTION check_entry_balanced() RESET search_path", ["a temporary table for the accounts"]),
+        ("ALTER FUNCTION check_posting_with_entry() RESET search_path", ["a temporary table for the entries"]),
+        ("DROP TRIGGER balance_is_posted ON ledger_account", ["a balance beside the lines"]),
+        ("DROP TRIGGER posting_moves_balance ON ledger_posting", ["lines beside a balance"]),
+        ("GRANT INSERT ON ledger_entry TO voltledger_app", ["lines with the number of an older entry"]),
+    ],
+)
+def test_a_rule_that_is_missing_shows_as_attempts_that_are_accepted(
+    measure: Measure, missing: str, attempts: list[str]
+) -> None:
+    found = measure("L-01", before=missing).differences
+    assert {f"accepted from the application's role: {name}" for name in attempts} <= set(found)
 
 
 def test_a_right_too_many_shows_as_a_change_that_is_accepted(measure: Measure) -> None:

@@ -179,7 +179,7 @@ async def replays(lab: Lab, task: Task, proof: Proof) -> None:
         await replay.again_all(site, "settled", max(1, (wanted - replay.count) // 2))
         node.behind = timedelta()
         await in_turns(names, HANDS, replay.leave_one_charging)
-        await replay.again_all(site, "31 days later", wanted - replay.count)
+        await replay.again_all(site, "31 days later", max(1, wanted - replay.count))
         await check_books(site, proof)
     ways = ", ".join(f"{count} {way}" for way, count in replay.ways.items())
     proof.figure = f"{replay.count} replays of {len(replay.said)} frames of {len(replay.visits)} sessions ({ways})"

@@ -152,7 +152,7 @@ async def crash_loop(lab: Lab, task: Task, proof: Proof) -> None:
     draw = random.Random(f"crashes/{task.seed}")
     kills = early = 0
     async with lab.site() as site, charging(site, task.of(STATIONS, 10), task.seed) as fleet:
-        over = time.monotonic() + max(8.0, CRASH_LOOP_S * task.scale)
+        over = time.monotonic() + max(6.0, CRASH_LOOP_S * task.scale)
         while time.monotonic() < over:
             if draw.random() < 0.5:
                 # Counted from its first handshake on: a start that is slower than the kills would never serve.

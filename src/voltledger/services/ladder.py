@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -291,23 +291,27 @@ class Ladder:
         return moved
 
 
-def _batches(rows: Sequence[JournaledFact]) -> list[list[JournaledFact]]:
-    """Facts that may share a unit of work, in order: none twice, and none behind a start of its own station.
+def _batches(rows: Sequence[JournaledFact]) -> Iterator[list[JournaledFact]]:
+    """Facts that may share a unit of work, each station's in order: none twice, and none behind a start of its own.
 
     A start may turn out to be one that is known under another transaction id; what follows it must find
-    that out from the store.
+    that out from the store. Such facts come with the next unit of work; those of other stations do not wait.
     """
-    batches: list[list[JournaledFact]] = [[]]
-    started: set[StationId] = set()
-    keys: set[FactKey] = set()
-    for row in rows:
-        key = None if row.dedupe_key is None else FactKey(station_id=row.station_id, dedupe_key=row.dedupe_key)
-        if row.station_id in started or key in keys:
-            batches.append([])
-            started, keys = set(), set()
-        batches[-1].append(row)
-        if row.transaction_ref is not None:
-            started.add(row.station_id)
-        if key is not None:
-            keys.add(key)
-    return batches
+    while rows:
+        batch: list[JournaledFact] = []
+        later: list[JournaledFact] = []
+        waits: set[StationId] = set()
+        keys: set[FactKey] = set()
+        for row in rows:
+            key = None if row.dedupe_key is None else FactKey(station_id=row.station_id, dedupe_key=row.dedupe_key)
+            if row.station_id in waits or key in keys:
+                waits.add(row.station_id)
+                later.append(row)
+                continue
+            batch.append(row)
+            if row.transaction_ref is not None:
+                waits.add(row.station_id)
+            if key is not None:
+                keys.add(key)
+        yield batch
+        rows = later

@@ -1,7 +1,6 @@
-"""Puts the program together: the one file that knows every concrete class.
+"""One running server: listeners, loops and workers on one event loop.
 
-A `Node` is one running server: listeners, loops and workers on one event loop. It starts when
-PostgreSQL or Redis are away, says so in `/health`, and heals by itself.
+It starts when PostgreSQL or Redis are away, says so in `/health`, and heals by itself.
 """
 
 import asyncio
@@ -9,19 +8,14 @@ import contextlib
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
-from uuid import UUID
-
-import asyncpg
-import uuid_utils
 
 from voltledger import __version__
 from voltledger.api.serve import serve_http
+from voltledger.bootstrap.common import journal_of, new_id, new_token, sync_policy, utc_now
+from voltledger.bootstrap.database import prepare_database
 from voltledger.config import Settings
 from voltledger.dashboard import Sessions, create_site
 from voltledger.domain.events import Booted, MeterReported, StatusReported, TransactionEnded, TransactionStarted
@@ -50,25 +44,21 @@ from voltledger.services.live import LiveFeed
 from voltledger.services.prepaid import PrepaidService
 from voltledger.services.runtime import Health, Runtime
 from voltledger.services.settling import SettledSession, Settling
-from voltledger.services.sync import DatabaseSyncService, Step, SyncPolicy
+from voltledger.services.sync import DatabaseSyncService, Step
 from voltledger.storage.errors import JournalUnavailable, SchemaMismatch, StoreUnavailable
 from voltledger.storage.postgres.catalog import PostgresCatalogStore
 from voltledger.storage.postgres.facts import PostgresFactStore
 from voltledger.storage.postgres.live import PostgresLive
-from voltledger.storage.postgres.migrate import migrate
 from voltledger.storage.postgres.outbox import PostgresOutbox
-from voltledger.storage.postgres.pool import APP_ROLE, AWAY, Database, can_take_role, describe
-from voltledger.storage.postgres.safety import unsafe
+from voltledger.storage.postgres.pool import Database
 from voltledger.storage.postgres.settlements import PostgresSettlementStore
 from voltledger.storage.postgres.sync import PostgresSyncStore
 from voltledger.storage.redis.cache import Cache, CachedEvent, connect
-from voltledger.storage.sqlite import JournalReport, SqliteJournal, inspect_journal
+from voltledger.storage.sqlite import SqliteJournal
 from voltledger.sync.loops import Loop, Scheduler
 from voltledger.sync.workers import Worker, relay_work, settle_work
 
 log = get_logger(__name__)
-
-__all__ = ["JournalReport", "Node", "inspect_journal"]
 
 PRESENCE_S = 10.0
 IDS_IN_RESERVE = 4_000
@@ -77,78 +67,6 @@ GAUGES_S = 5.0
 """How long the figures of `/health` may take before PostgreSQL counts as away."""
 SENT_AWAY_S = 10.0
 """Within this time stations are sent away, each at a moment of its own."""
-PRISMA_PARAMETERS = frozenset({"schema", "connection_limit", "pool_timeout", "pgbouncer", "connect_timeout"})
-
-
-def new_id() -> UUID:
-    """A version 7 UUID: sorts by time of creation."""
-    return UUID(bytes=uuid_utils.uuid7().bytes)
-
-
-def new_token() -> str:
-    """A token for one remote start: 16 characters, since firmware exists that overruns 20."""
-    return "VL" + "".join(secrets.choice("ABCDEFGHJKMNPQRSTVWXYZ23456789") for _ in range(14))
-
-
-def utc_now() -> datetime:
-    """The clock of the shells."""
-    return datetime.now(UTC)
-
-
-async def migrate_database(dsn: str) -> Sequence[str]:
-    """Migrates; the versions applied.
-
-    Raises: UserFacingError for an address that cannot work, StoreUnavailable while the server is away.
-    """
-    try:
-        return await migrate(dsn)
-    except (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError) as error:
-        raise UserFacingError(
-            f"PostgreSQL refuses the user of DATABASE_URL ({error}): correct user or password"
-        ) from error
-    except asyncpg.InvalidCatalogNameError as error:
-        raise UserFacingError(
-            f"DATABASE_URL names a database that does not exist ({error}): create it first"
-        ) from error
-    except asyncpg.InsufficientPrivilegeError as error:
-        raise UserFacingError(
-            f"the user of DATABASE_URL may not create tables ({error}): grant it CREATE on the schema"
-        ) from error
-    except ValueError as error:
-        raise UserFacingError(
-            f"DATABASE_URL is not usable ({error}): postgresql://user:password@host:5432/name"
-        ) from error
-    except AWAY as error:
-        raise StoreUnavailable(describe(error)) from error
-
-
-async def prepare_database(dsn: str) -> str | None:
-    """Migrates and returns the role to work in.
-
-    Raises: UserFacingError for an address that cannot work, StoreUnavailable while the server is away.
-    """
-    applied = await migrate_database(dsn)
-    if applied:
-        log_success(log, "database migrated", versions=list(applied))
-    role = APP_ROLE if await can_take_role(dsn) else None
-    problems = await unsafe_settings(dsn, role)
-    if problems:
-        raise UserFacingError(
-            "PostgreSQL would lose answered facts or let the books be changed: " + "; ".join(problems)
-        )
-    return role
-
-
-async def unsafe_settings(dsn: str, role: str | None) -> Sequence[str]:
-    """What makes a database unfit for the books, each with its remedy. Raises: StoreUnavailable."""
-    try:
-        connection = await asyncpg.connect(dsn, timeout=5, server_settings={} if role is None else {"role": role})
-        try:
-            return await unsafe(connection)
-        finally:
-            await connection.close()
-    except AWAY as error:
-        raise StoreUnavailable(describe(error)) from error
 
 
 class Node:
@@ -261,7 +179,7 @@ class Node:
         self.sync = DatabaseSyncService(
             self.sync_store,
             self.commands,
-            _sync_policy(settings),
+            sync_policy(settings),
             now=utc_now,
             new_id=new_id,
             wake=self._wake_workers,
@@ -772,17 +690,6 @@ class _StatusOf:
         return self._node.metrics_text()
 
 
-def _sync_policy(settings: Settings) -> SyncPolicy:
-    return SyncPolicy(
-        ghost_grace=timedelta(seconds=settings.ghost_grace_s),
-        orphan_grace=timedelta(seconds=settings.orphan_grace_s),
-        reactivate_window=timedelta(seconds=settings.reactivate_window_s),
-        stop_retries=settings.stop_retries,
-        stop_patience=timedelta(seconds=min(60.0, max(5.0, settings.call_timeout_s * 2))),
-        answer_s=min(10.0, settings.call_timeout_s),
-    )
-
-
 def _by_kind(counts: Mapping[str, int]) -> dict[str, float]:
     return {kind.value: float(counts.get(kind.value, 0)) for kind in FindingKind}
 
@@ -832,111 +739,3 @@ async def _first(task: "asyncio.Task[Any]", event: Awaitable[Any]) -> None:
     waiting.cancel()
     if task.done():
         await task
-
-
-# --- for commands that need the books, not a server ----------------------------------------------------
-
-
-def driver_dsn(url: str) -> str:
-    """A database address as the driver takes it: Prisma's own parameters are left out."""
-    parts = urlsplit(url)
-    kept = [(k, v) for k, v in parse_qsl(parts.query, keep_blank_values=True) if k not in PRISMA_PARAMETERS]
-    return urlunsplit(parts._replace(query=urlencode(kept)))
-
-
-@asynccontextmanager
-async def open_catalog(settings: Settings, dsn: str) -> AsyncIterator[Catalog]:
-    """The catalogue on a migrated database. Raises: UserFacingError when it cannot be reached."""
-    async with _open_database(settings, dsn) as database:
-        yield Catalog(PostgresCatalogStore(database), ocpp=settings.ocpp, currency=settings.currency)
-
-
-@asynccontextmanager
-async def open_sync(settings: Settings, dsn: str) -> AsyncIterator["OfflineSync"]:
-    """The sync service without stations: it can compare and repair, and cannot ask."""
-    async with _open_database(settings, dsn) as database:
-        yield OfflineSync(settings, database)
-
-
-@asynccontextmanager
-async def _open_database(settings: Settings, dsn: str) -> AsyncIterator[Database]:
-    try:
-        role = await prepare_database(dsn)
-    except StoreUnavailable as error:
-        raise UserFacingError(f"PostgreSQL does not answer ({error}): start it or correct DATABASE_URL") from error
-    database = Database(dsn, size=2)
-    database.role = role
-    await database.open()
-    try:
-        yield database
-    finally:
-        await database.close()
-
-
-def journal_of(settings: Settings) -> Path:
-    """Where this node keeps facts while PostgreSQL is away."""
-    return settings.data / "journal" / "facts.sqlite"
-
-
-async def drain_journal(
-    settings: Settings, dsn: str, path: Path, on_progress: Callable[[int], None]
-) -> tuple[int, int]:
-    """Records what waits in a journal, without a server; how many facts were recorded, and how many still wait.
-
-    Ends when none wait, or when none could be recorded for ten seconds. Raises: UserFacingError.
-    """
-    async with _open_database(settings, dsn) as database:
-        facts = PostgresFactStore(
-            database, currency=settings.currency, fee_percent=settings.platform_fee_percent, new_id=new_id
-        )
-        journal = SqliteJournal(path, max_bytes=settings.journal_max_mb * 1_000_000)
-        ladder = Ladder(journal, probe=facts.probe, revive=revive, now=utc_now)
-        policy = Policy(local_hold=Minor(settings.local_hold_minor), heartbeat_s=settings.heartbeat_s)
-        ids = IdSource(new_session_id=lambda: SessionId(new_id()), reserve=facts.reserve_transaction_refs)
-        intake = Intake(facts, ids, policy, hold_s=settings.hold_s, on_committed=lambda _done: None, ladder=ladder)
-        try:
-            await journal.open()
-            await ladder.open()
-            first = before = ladder.waiting
-            intake.start()
-            moved_at = time.monotonic()
-            while ladder.waiting and time.monotonic() - moved_at < 10:
-                on_progress(ladder.waiting)
-                if ladder.waiting < before:
-                    before, moved_at = ladder.waiting, time.monotonic()
-                await asyncio.sleep(0.05)
-            await intake.stop()
-        except JournalUnavailable as error:
-            raise UserFacingError(
-                f"the journal cannot be used ({error}): correct its rights or free the disk"
-            ) from error
-        finally:
-            await journal.close()
-    return first - ladder.waiting, ladder.waiting
-
-
-class OfflineSync:
-    """One pass of everything that the loops do, for `voltledger reconcile`."""
-
-    def __init__(self, settings: Settings, database: Database) -> None:
-        policy = Policy(local_hold=Minor(settings.local_hold_minor), heartbeat_s=settings.heartbeat_s)
-        store = PostgresSyncStore(
-            database,
-            currency=settings.currency,
-            fee_percent=settings.platform_fee_percent,
-            policy=policy,
-            new_id=new_id,
-        )
-        self._settling = Settling(PostgresSettlementStore(database))
-        self._service = DatabaseSyncService(
-            store, None, _sync_policy(settings), now=utc_now, new_id=new_id, wake=lambda: None
-        )
-
-    async def run(self, *, dry_run: bool) -> list[Step]:
-        """One pass; queued commands are sent by the server that holds the stations."""
-        steps = await self._service.sync_database({}, dry_run=dry_run)
-        steps += await self._service.find_orphans_and_ghosts(dry_run=dry_run)
-        steps += await self._service.press_stops(dry_run=dry_run)
-        if not dry_run:
-            await self._settling.settle_due(limit=100_000)
-        return steps
