@@ -11,6 +11,7 @@ from voltledger.domain.identifiers import SessionId
 from voltledger.domain.ledger.settlement import Settled, Settlement
 from voltledger.domain.quantities import Minor
 from voltledger.domain.session.session import ChargingSession
+from voltledger.storage.effects import clear_events, settled_news
 from voltledger.storage.errors import StoreContention
 from voltledger.storage.memory.database import Access, ConstraintBroken, KeyTaken, MemoryDatabase, Transaction
 from voltledger.storage.memory.ledger import EntryKey, post_entries
@@ -139,10 +140,10 @@ class MemorySettlementWork:
     def _leave_word(self, session: ChargingSession, settled: Settled) -> None:
         effect_key = f"clear_events:{session.id}:{settled.version}"
         if self._work.get(self._database.outbox, effect_key) is None:
-            word = OutboxRow(effect_key=effect_key, target="clear_events", payload=_clear(session))
+            word = OutboxRow(effect_key=effect_key, target="clear_events", payload=clear_events(session))
             self._work.put(self._database.outbox, effect_key, word)
         news = FeedRow(
-            kind="settled", station_id=session.station_id, session_id=session.id, payload=_news(session, settled)
+            kind="settled", station_id=session.station_id, session_id=session.id, payload=settled_news(session, settled)
         )
         self._work.append(self._database.feed, news)
 
@@ -194,25 +195,3 @@ def _settled_of(row: SettlementRow) -> Settled:
         fee=Minor(row.fee),
         share=Minor(row.share),
     )
-
-
-def _clear(session: ChargingSession) -> str:
-    return msgspec.json.encode(
-        {
-            "station": session.station_id,
-            "evse": session.evse_id,
-            "session": str(session.id),
-            "until": session.heard_at.isoformat() if session.heard_at else "",
-        }
-    ).decode()
-
-
-def _news(session: ChargingSession, settled: Settled) -> str:
-    return msgspec.json.encode(
-        {
-            "version": settled.version,
-            "cost_minor": settled.cost,
-            "refund_minor": settled.refund,
-            "currency": session.price.currency,
-        }
-    ).decode()

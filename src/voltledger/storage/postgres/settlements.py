@@ -5,12 +5,12 @@ from contextlib import asynccontextmanager
 from uuid import UUID
 
 import asyncpg
-import msgspec
 
 from voltledger.domain.ledger.settlement import Settled, Settlement
 from voltledger.domain.quantities import Minor
 from voltledger.domain.session.session import ChargingSession
 from voltledger.failpoints import ARMED, fp
+from voltledger.storage.effects import clear_events, settled_news
 from voltledger.storage.errors import StoreContention
 from voltledger.storage.ports import DueSettlement
 from voltledger.storage.postgres.ledger import AlreadyPosted, post_entries
@@ -106,37 +106,15 @@ class PostgresSettlementWork:
             SQL["outbox_insert"],
             f"clear_events:{session.id}:{settled.version}",
             "clear_events",
-            _clear(session),
+            clear_events(session),
         )
         await self._connection.execute(
-            SQL["feed_insert"], ["settled"], [session.station_id], [session.id], [_news(session, settled)]
+            SQL["feed_insert"], ["settled"], [session.station_id], [session.id], [settled_news(session, settled)]
         )
         await self._connection.execute(SQL["findings_repaired"], session.id)
         await self.done(due)
         if ARMED:
             await fp("t2.before_commit")
-
-
-def _clear(session: ChargingSession) -> str:
-    return msgspec.json.encode(
-        {
-            "station": session.station_id,
-            "evse": session.evse_id,
-            "session": str(session.id),
-            "until": session.heard_at.isoformat() if session.heard_at else "",
-        }
-    ).decode()
-
-
-def _news(session: ChargingSession, settled: Settled) -> str:
-    return msgspec.json.encode(
-        {
-            "version": settled.version,
-            "cost_minor": settled.cost,
-            "refund_minor": settled.refund,
-            "currency": session.price.currency,
-        }
-    ).decode()
 
 
 def _settled_of(row: asyncpg.Record) -> Settled:
