@@ -539,7 +539,7 @@ async def _charge_and_hang_up(station: Station, sessions: int, draw: random.Rand
         while not station.is_quiet:
             # Long enough that a busy server gets an answer through; a station that hangs up sooner never hears one.
             await asyncio.sleep(draw.uniform(0.01, 0.1))
-            if draw.random() < 0.2 and station.online.is_set():
+            if draw.random() < 0.05 and station.online.is_set():
                 station.hang_up()
                 cut += 1
         await fact.answered.wait()

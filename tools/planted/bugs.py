@@ -341,7 +341,7 @@ BUGS: tuple[Bug, ...] = (
             ),
             Edit(
                 file="storage/postgres/settlements.py",
-                old="\n\ndef _clear(session: ChargingSession) -> str:\n",
+                old="\n\ndef _settled_of(row: asyncpg.Record) -> Settled:\n",
                 new=(
                     "\n"
                     "    def _apart(self, settlement: Settlement) -> tuple[Entry, ...]:\n"
@@ -357,7 +357,7 @@ BUGS: tuple[Bug, ...] = (
                     "            replace(entry, kind=EntryKind.RELEASE, reason='release', postings=(given, back[0]))\n"
                     "        )\n"
                     "        return (replace(entry, postings=(kept, *rest)),)\n"
-                    "\n\ndef _clear(session: ChargingSession) -> str:\n"
+                    "\n\ndef _settled_of(row: asyncpg.Record) -> Settled:\n"
                 ),
             ),
             Edit(
@@ -458,12 +458,13 @@ BUGS: tuple[Bug, ...] = (
                     '            SQL["outbox_insert"],\n'
                     '            f"clear_events:{session.id}:{settled.version}",\n'
                     '            "clear_events",\n'
-                    "            _clear(session),\n"
+                    "            clear_events(session),\n"
                     "        )\n"
                 ),
                 new=(
                     "        self.later.extend(\n"
-                    '            (f"clear_events:{session.id}:{settled.version}", "clear_events", _clear(session))\n'
+                    '            (f"clear_events:{session.id}:{settled.version}", "clear_events",\n'
+                    "             clear_events(session))\n"
                     "        )\n"
                 ),
             ),
