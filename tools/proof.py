@@ -85,7 +85,8 @@ STAGES = (
         name="matrix",
         promises="R-02, R-08, R-13, R-14",
         words=lambda scale, seed, out: (
-            *("-m", "tools.laboratory.matrix", "--actions", "all", "--seeds", _count(1, scale), "--jobs", "2"),
+            *("-m", "tools.laboratory.matrix", "--actions", "all" if scale >= 1 else "kill"),
+            *("--seeds", _count(1, scale), "--jobs", "2"),
             *("--json", str(out)),
         ),
         minutes=18,
