@@ -3,7 +3,7 @@
 .PHONY: help run test proof lint types lock clean browser versions
 
 DEV := VOLTLEDGER_DEV=1 ./voltledger python
-PYTEST_ARGS ?= -n 2 --dist loadfile
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1\t\2/p' Makefile

@@ -8,6 +8,7 @@ from tests.laboratory.conftest import Running
 from tools.laboratory.proofs import Promise, Proof, Task, prove
 from tools.laboratory.replays import check_books
 from tools.laboratory.restarts import PROMISES, charging, drained
+from tools.laboratory.world import until
 
 SCALE = 0.01
 HERE = [promise for promise in PROMISES if promise.name != "R-13"]  # its cells have tests of their own
@@ -26,6 +27,7 @@ def test_a_fact_that_a_restart_lost_would_be_found(running: Running) -> None:
     async def lose_one() -> tuple[int, Proof]:
         proof = Proof(promise="none", target="none")
         async with running.lab.site() as site, charging(site, 2, 1) as fleet:
+            await until(lambda: fleet.facts > 0, 30, "somebody charges")
             await drained(site, fleet)
             books = await site.books()
             lost = await books.fetchval("SELECT station_id FROM inbox WHERE action = 'StopTransaction' LIMIT 1")

@@ -105,10 +105,36 @@ async def test_an_entry_that_does_not_balance_is_refused_at_the_commit(
 
 
 async def test_a_balanced_entry_is_accepted_once(settled: Storage, app: Any) -> None:
-    good = entry("'provider::INR', 'D', 1", "'wallet:anna:INR', 'C', 1")
+    good = entry("'provider::INR', 'D', 1", "'platform_fee::INR', 'C', 1")
     await app.execute(good)
     with pytest.raises(asyncpg.UniqueViolationError, match="entry_once"):
         await app.execute(good)
+
+
+async def test_a_line_that_does_not_move_the_kept_balance_of_its_account_is_refused(settled: Storage, app: Any) -> None:
+    with pytest.raises(asyncpg.CheckViolationError, match="does not move the balance of its account"):
+        await app.execute(entry("'provider::INR', 'D', 1", "'wallet:anna:INR', 'C', 1"))
+
+
+async def test_a_kept_balance_that_no_line_explains_is_refused(settled: Storage, app: Any) -> None:
+    with pytest.raises(asyncpg.CheckViolationError, match="does not follow from its postings"):
+        await app.execute("UPDATE ledger_account SET balance_minor = balance_minor + 1 WHERE code = 'wallet:anna:INR'")
+    with pytest.raises(asyncpg.CheckViolationError, match="does not follow from its postings"):
+        await app.execute(
+            "INSERT INTO ledger_account (code, kind, owner, currency, balance_minor) "
+            "VALUES ('wallet:eve:INR', 'wallet', 'eve', 'INR', 1000)"
+        )
+
+
+async def test_a_temporary_table_does_not_stand_in_for_the_books(settled: Storage, app: Any) -> None:
+    await app.execute("CREATE TEMP TABLE ledger_account (LIKE public.ledger_account)")
+    with pytest.raises(asyncpg.CheckViolationError):
+        await app.execute(
+            "WITH e AS (INSERT INTO public.ledger_entry (kind, source_id, version, reason) "
+            "VALUES ('topup', 'temp', 1, '') RETURNING id) "
+            "INSERT INTO public.ledger_posting (entry_id, line, account_id, side, amount_minor) "
+            "SELECT e.id, 1, a.id, 'D', 5 FROM e, public.ledger_account a WHERE a.code = 'provider::INR'"
+        )
 
 
 async def test_an_entry_without_lines_is_refused(settled: Storage, app: Any) -> None:
