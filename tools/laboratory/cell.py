@@ -72,6 +72,7 @@ class _Run:
         self.draw = random.Random(cell.id)
         self.healed = asyncio.Event()
         self.second: Server | None = None
+        self._idle: asyncio.StreamWriter | None = None  # a connection that never says what it wants
 
     async def go(self) -> None:
         """All steps, in order."""
@@ -98,6 +99,8 @@ class _Run:
                 await self._judge(stage)
             finally:
                 await _end(play, *tasks)
+                if self._idle is not None:
+                    self._idle.transport.abort()
                 if self.second is not None:
                     self.second.signal(signal.SIGKILL)
                     await self.second.wait_end(10)

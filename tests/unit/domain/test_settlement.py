@@ -178,8 +178,8 @@ def _lives(draw: st.DrawFn) -> tuple[int, int, Decimal, Decimal, list[tuple[int,
     return (
         draw(st.integers(0, 80_000)),
         draw(st.integers(0, 80_000)),
-        draw(st.decimals(0, 5_000, places=4)),
-        draw(st.decimals(0, 100, places=3)),
+        draw(st.integers(0, 50_000_000).map(lambda number: Decimal(number).scaleb(-4))),
+        draw(st.integers(0, 100_000).map(lambda number: Decimal(number).scaleb(-3))),
         draw(st.lists(version, min_size=1, max_size=7)),
     )
 
