@@ -223,13 +223,19 @@ class Intake:
                 if len(batch) > 1 or repeats > MAX_REPEATS or clock() - began > MAX_CONTENDED_S:
                     raise
                 await asyncio.sleep(random.uniform(0.005, 0.05))
-            except (StoreUnavailable, OSError, MemoryError) as error:
-                # A timeout is an OSError, too. None of these says anything about the facts.
+            except (StoreUnavailable, TimeoutError) as error:
                 if clock() - batch[0].since + pause > self._hold_s:
                     raise StoreUnavailable(str(error) or "no answer in time") from error
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 0.5)
                 # The commit may have happened although its answer was lost.
+                look_first = True
+            except (OSError, MemoryError):
+                # These say nothing about the facts, unless they come again and again.
+                repeats += 1
+                if repeats > MAX_REPEATS:
+                    raise
+                await asyncio.sleep(pause)
                 look_first = True
             else:
                 return

@@ -6,10 +6,12 @@ import asyncio
 from datetime import UTC, datetime
 
 import asyncpg
+import pytest
 
 from tests.integration.storage.conftest import Storage, end, meter
 from voltledger.config import Address
 from voltledger.services.catalog import Catalog
+from voltledger.storage.errors import StoreUnavailable
 from voltledger.storage.postgres.catalog import PostgresCatalogStore
 from voltledger.storage.postgres.queries import SQL
 from voltledger.storage.postgres.rows import COLUMN_LIST
@@ -86,3 +88,18 @@ async def test_no_query_of_a_start_walks_through_all_sessions(storage: Storage) 
         removed = [int(line.rpartition(":")[2]) for line in plan.splitlines() if "Rows Removed by Filter" in line]
         assert sum(removed) < 1_000, f"{name} looks at every session:\n{plan}"
         assert "Seq Scan on charging_session" not in plan, f"{name}:\n{plan}"
+
+
+async def test_a_connection_that_the_driver_lost_track_of_means_that_the_database_is_away(storage: Storage) -> None:
+    """PostgreSQL killed in the middle of an operation: nothing is wrong with the data, and the connection is cut."""
+    pids: list[int] = []
+
+    async def lose_track() -> None:
+        async with storage.database.unit_of_work() as connection:
+            pids.append(await connection.fetchval("SELECT pg_backend_pid()"))
+            raise asyncpg.InternalClientError("cannot switch to state 15; another operation (2) is in progress")
+
+    with pytest.raises(StoreUnavailable):
+        await lose_track()
+    async with storage.database.unit_of_work() as connection:
+        assert await connection.fetchval("SELECT pg_backend_pid()") not in pids

@@ -381,6 +381,20 @@ async def test_a_station_whose_facts_wait_elsewhere_is_left_alone_by_every_pass(
 # --- what belongs to whom ---------------------------------------------------------------------------------
 
 
+async def test_energy_that_a_session_has_counted_is_no_orphan_s(storage: Storage) -> None:
+    """Readings without a transaction around a booked visit: what lies between them was billed once already."""
+    await connect(storage)
+    await storage.tell(meter(900, ref=None, minutes=-65))
+    ref = await storage.begin()
+    await storage.tell(end(7_000, ref=ref, minutes=-10))
+    await storage.tell(meter(7_000, ref=None, minutes=-5))
+    assert await storage.sql.fetchval("SELECT count(*) FROM stray_reading") == 2
+    assert await storage.sync.find_orphans_and_ghosts() == []
+    await storage.tell(meter(7_250, ref=None, minutes=-4))
+    (candidate,) = await storage.sync_store.orphan_candidates()
+    assert (candidate.first_wh, candidate.last_wh) == (7_000, 7_250)
+
+
 async def test_an_orphan_takes_only_the_strays_of_its_transaction_and_time(storage: Storage) -> None:
     await connect(storage)
     await storage.tell(meter(500, ref="11111", minutes=-9))

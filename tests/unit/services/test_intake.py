@@ -242,6 +242,19 @@ async def test_a_poison_fact_harms_only_itself_and_is_kept_and_answered() -> Non
         assert {s.station_id for s in store.sessions.values()} == {"CP-2", "CP-4"}
 
 
+@pytest.mark.parametrize("trouble", [MemoryError, OSError])
+async def test_trouble_of_the_machine_is_no_poison_unless_it_stays(trouble: type[Exception]) -> None:
+    """It says nothing about the fact; one that always meets it must not stop the others for ever either."""
+    store = FakeFactStore()
+    async with running(store, hold_s=5) as (intake, _):
+        store.begin_errors.extend(trouble("for a moment") for _ in range(3))
+        await asyncio.wait_for(intake.submit(fact(start(), key=b"lucky")), 5)
+        store.begin_errors.extend(trouble("always") for _ in range(6))
+        await asyncio.wait_for(intake.submit(fact(start(), station="CP-2", key=b"unlucky")), 5)
+    states = {key.dedupe_key: record.state for key, record in store.facts.items()}
+    assert states == {b"lucky": FactState.APPLIED, b"unlucky": FactState.POISON}
+
+
 async def test_a_poison_fact_that_comes_again_gets_the_same_answer() -> None:
     store = FakeFactStore()
     attempts = 0
